@@ -1,0 +1,91 @@
+"""MODEL and --input on the command line: what a name stands for."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from netwright.core.errors import NetwrightError, UnknownName
+from netwright.core.graph import Graph
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """`1x3x224x224` -> (1, 3, 224, 224); raises NetwrightError."""
+    try:
+        sizes = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise NetwrightError(f"--input {text!r} is not a shape. Write batch, channels, height, width like 1x3x224x224.")
+    return sizes
+
+
+def load_module(model: str) -> Any:
+    """The `nn.Module` behind MODEL: a name of ours, `timm:NAME`, or `file.py:callable`."""
+    if model.startswith("timm:"):
+        from netwright.design.zoo import timm_model
+
+        return timm_model(model.removeprefix("timm:"))
+    path, _, name = model.rpartition(":")
+    if path.endswith(".py"):
+        return _from_file(Path(path), name)
+    from netwright.design.models import VARIANTS
+
+    if model not in VARIANTS:
+        raise UnknownName("model (a name of ours, timm:NAME, file.py:callable, a .pt2 program or a bundle)", model, VARIANTS)
+    return VARIANTS[model].build()
+
+
+def _from_file(path: Path, name: str) -> Any:
+    if not path.exists():
+        raise NetwrightError(f"There is no file {path}.")
+    import torch
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise NetwrightError(f"{path} failed on import: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise UnknownName(f"callable in {path}", name, [n for n in vars(module) if not n.startswith("_")])
+    try:
+        made = getattr(module, name)
+        made = made if isinstance(made, torch.nn.Module) else made()
+    except Exception as error:
+        raise NetwrightError(f"{path}:{name} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(made, torch.nn.Module):
+        raise NetwrightError(f"{path}:{name} gave {type(made).__name__}; it must return a torch.nn.Module.")
+    return made
+
+
+def load_graph(model: str, sizes: tuple[int, ...] | None) -> Graph:
+    """The Graph of MODEL; `sizes` is needed unless MODEL carries its own input shape (a bundle, a .pt2 program)."""
+    path = Path(model)
+    if path.is_dir():
+        from netwright.deploy.bundle import Bundle
+
+        return Bundle.load(path).graph
+    import torch
+
+    from netwright.design.trace import trace
+
+    if path.suffix == ".pt2":
+        if not path.exists():
+            raise NetwrightError(f"There is no file {path}.")
+        try:
+            return trace(torch.export.load(path))
+        except NetwrightError:
+            raise
+        except Exception as error:
+            raise NetwrightError(f"{path} is not an exported program that this torch can read: {error}") from error
+    module = load_module(model)
+    if sizes is None:
+        config = getattr(module, "config", None)
+        if config is None:
+            raise NetwrightError(f"Which input does {model} take? Add for example --input 1x3x224x224.")
+        side = 8 if config.channels == 1 else 224
+        sizes = (1, config.channels, side, side)
+    return trace(module, torch.zeros(sizes))

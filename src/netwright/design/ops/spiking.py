@@ -1,0 +1,72 @@
+"""Spiking operators on integer currents; the T steps of a batch of N stand in one tensor of T*N, time first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _time(x: Tensor, steps: int) -> Tensor:
+    """[T*N, ...] -> [T, N, ...]."""
+    return x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
+
+
+@torch.library.custom_op("netwright::iadd", mutates_args=())
+def iadd(a: Tensor, b: Tensor, a_steps: int, b_steps: int) -> Tensor:
+    """Sum of two int32 currents; one of constant current (steps 1) repeats over the other's steps."""
+    return (_time(a, a_steps) + _time(b, b_steps)).flatten(0, 1).to(torch.int32)
+
+
+@iadd.register_fake
+def _(a, b, a_steps, b_steps):
+    return torch.empty_like(a if a_steps >= b_steps else b, dtype=torch.int32)
+
+
+@torch.library.custom_op("netwright::isum", mutates_args=())
+def isum(x: Tensor) -> Tensor:
+    """Sum over h and w as int32: [N, C, H, W] -> [N, C, 1, 1]."""
+    return x.to(torch.int64).sum((2, 3), keepdim=True).to(torch.int32)
+
+
+@isum.register_fake
+def _(x):
+    return x.new_empty((*x.shape[:2], 1, 1), dtype=torch.int32)
+
+
+@torch.library.custom_op("netwright::integrate", mutates_args=())
+def integrate(current: Tensor, theta: Tensor, v0: Tensor, steps: int, current_steps: int, signed: bool) -> Tensor:
+    """Integrate-and-fire with soft reset, `steps` times: v += current; s = [v >= theta]; v -= theta*s.
+
+    `current` int32 [S*N, C, ...] with S = `current_steps` (1: the same current in every step, else `steps`); `theta` and
+    `v0` int32 [C]. `signed` adds the negative spike of the bipolar neuron: s = -1 where v <= -theta.
+    Returns int8 spikes [steps*N, C, ...].
+    """
+    x = _time(current, current_steps).to(torch.int64)
+    shape = (-1, *[1] * (current.dim() - 2))
+    threshold = theta.to(torch.int64).reshape(shape)
+    v = v0.to(torch.int64).reshape(shape).expand_as(x[0]).clone()
+    spikes = []
+    for t in range(steps):
+        v += x[t % current_steps]
+        s = (v >= threshold).to(torch.int64)
+        if signed:
+            s -= (v <= -threshold).to(torch.int64)
+        v -= s * threshold
+        spikes.append(s.to(torch.int8))
+    return torch.stack(spikes).flatten(0, 1)
+
+
+@integrate.register_fake
+def _(current, theta, v0, steps, current_steps, signed):
+    return current.new_empty((current.shape[0] // current_steps * steps, *current.shape[1:]), dtype=torch.int8)
+
+
+@torch.library.custom_op("netwright::readout", mutates_args=())
+def readout(current: Tensor, steps: int, start: int) -> Tensor:
+    """Sum of the output currents of steps `start`..`steps`-1: int32 [T*N, K] -> [N, K]."""
+    return _time(current, steps)[start:].to(torch.int64).sum(0).to(torch.int32)
+
+
+@readout.register_fake
+def _(current, steps, start):
+    return current.new_empty((current.shape[0] // steps, *current.shape[1:]), dtype=torch.int32)

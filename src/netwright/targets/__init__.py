@@ -1,0 +1,1 @@
+"""Hardware as data: one TOML file a target, every number with its source."""
