@@ -51,7 +51,7 @@ bench: $(STAMP)
 	@for f in benchmarks/[a-z]*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
 docs: $(STAMP)
-	$(BIN)/python -m netwright.cli.status > docs/status.md
+	$(BIN)/netwright status --write-to docs
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

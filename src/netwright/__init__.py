@@ -19,7 +19,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("core", "tasks", "design", "estimate", "search", "train", "compress", "spike", "deploy", "measure", "report", "pipeline")
+_ROOMS = tuple("core tasks design estimate search train compress spike deploy measure report pipeline".split())
 _NAMES = {
     "Arch": "core", "Cost": "core", "Graph": "core", "Space": "core", "Target": "core", "Trial": "core", "choice": "core",
     "ints": "core", "trace": "design", "Supernet": "design", "GraphModule": "design", "load_task": "tasks",

@@ -20,6 +20,7 @@ COMMANDS = {
     "deploy": ("deploy:deploy", "7  Compile any PyTorch network to one C file in a bundle."),
     "measure": ("measure:measure", "Time a bundle against ONNX Runtime, side by side."),
     "report": ("report:report", "Write the report of a finished run again."),
+    "status": ("status:status", "Which methods there are, where they stand, which paper each comes from."),
     "cite": ("cite:cite", "BibTeX of the methods a run used."),
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from netwright.core.errors import DataError
+from netwright.core.graph import Node
 
 Rule = Literal["mse", "minmax", "percentile"]
 RATIOS = torch.logspace(0.0, -0.7, 22)  # clip points tried by the MSE rule: 1 down to 0.2 of the largest value
@@ -62,7 +63,7 @@ def collect(run: Callable[..., Tensor], calibration: Tensor, wanted: Mapping[str
     parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
     share = max(512, SAMPLES * batch // max(batch, len(calibration)))
 
-    def visit(node, out):  # type: ignore[no-untyped-def]
+    def visit(node: Node, out: Tensor) -> None:
         if node.name in parts:
             parts[node.name] += [subsample(out.float(), share), out.detach().float().abs().max()[None]]
 

@@ -13,7 +13,7 @@ from netwright.core.graph import Node
 
 def signs(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1: sign(0) = +1."""
-    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
 def weighted(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -29,6 +29,9 @@ def weighted(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 
 class CodedLayer(nn.Module):
     """x -> op(x, scale[o]*codes[o]) + bias, on sign(x) where the codes ask for it."""
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, node: Node, codes: Codes, bias: np.ndarray | None):
         super().__init__()

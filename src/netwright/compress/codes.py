@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CODE_SETS = {8: None, 2: (-1, 0, 1), 1: (-1, 1)}
 HEADROOM = 2**30  # largest bias of an accumulator: leaves as much room again for the sums
 
 
@@ -55,12 +54,15 @@ def quantise_weights(w: np.ndarray) -> Codes:
     return Codes(codes, scale, 8)
 
 
-def fixed_point(m: np.ndarray, bits: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """``m ~ mult * 2**-shift`` elementwise, |mult| in [2**(bits-1), 2**bits], 1 <= shift <= 60; int32 both."""
+def fixed_point(m: np.ndarray | np.float64, bits: int = 15) -> tuple[np.ndarray, np.ndarray]:
+    """``m ~ mult * 2**-shift`` elementwise, |mult| in [2**(bits-1), 2**bits), 1 <= shift <= 60; int32 both.
+
+    15 bits and a sign are stored in two bytes and are exact to 2**-15, a hundredth of a code at most.
+    """
     m = np.asarray(m, np.float64)
     shift = np.clip(bits - np.frexp(m)[1], 1, 60).astype(np.int32)
     shift = np.where(m == 0, 1, shift).astype(np.int32)
-    mult = np.clip(np.rint(np.ldexp(m, shift)), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+    mult = np.clip(np.rint(np.ldexp(m, shift)), 1 - 2**bits, 2**bits - 1).astype(np.int32)
     return mult, shift
 
 

@@ -71,7 +71,7 @@ class Compressor(ABC):
             Unsupported: an operation without an integer form.
         """
         if self.stages and fit is None:
-            raise NetwrightError(f"{self.name} trains in {len(self.stages)} stage(s), and no fit callable was given. Pass fit=...")
+            raise NetwrightError(f"{self.name} trains in {len(self.stages)} stage(s) and no fit callable was given. Pass fit=...")
         trainee = self.prepare(module, example, calibration)
         for stage in self.stages:
             assert fit is not None

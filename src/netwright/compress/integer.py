@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from netwright.compress.calibrate import Rule, check, collect, step_size
-from netwright.compress.codes import Codes, Range, accumulator, fixed_point, quantise_weights, shared_shift
 from netwright.compress.coded import CodedLayer
+from netwright.compress.codes import Codes, Range, accumulator, fixed_point, quantise_weights, shared_shift
 from netwright.compress.plan import ON_CODES, POINTWISE, WEIGHTED, Plan, Step, compose, plan, refusals
 from netwright.core.graph import Graph, Node, Spec
 from netwright.design.execute import RUN, GraphModule
@@ -110,13 +110,14 @@ class _Writer:
         out = self.graph.outputs[0]
         if not self.plan.final:
             scale = np.array([self.ranges[out].scale], np.float32)
-            self.emit("dequantize", self.graph[out], [self.here[out]], self.graph[out].spec, scale=scale)
+            self.emit("dequantize", self.graph[out], [self.here[out]], self.graph[out].spec, weights={"scale": scale})
         return Graph(tuple(self.nodes), (self.nodes[-1].name,), self.params, self.values)
 
     # --- one node -------------------------------------------------------------------------------------------------
     def emit(self, op: str, like: Node, inputs: list[str], spec: Spec, attrs: Mapping[str, Any] | None = None, macs: int = 0,
-             name: str = "", **weights: np.ndarray) -> str:  # fmt: skip
-        """Append a node `op` in the place of the float node `like`."""
+             name: str = "", weights: Mapping[str, np.ndarray] | None = None) -> str:  # fmt: skip
+        """Append a node `op` in the place of the float node `like`; `weights` are its parameters by role."""
+        weights = weights or {}
         taken = {n.name for n in self.nodes}
         name = name or (like.name if like.name not in taken else f"{like.name}_{op}")
         while name in taken:
@@ -174,22 +175,25 @@ class _Writer:
         if step.end.name == self.plan.final:
             out = self.graph[self.graph.outputs[0]]
             sums = Spec(node.spec.shape, 32, "int")
-            name = self.emit(op, node, [self.here[source]], sums, attrs, node.macs, weight=kept, bias=whole)
+            name = self.emit(op, node, [self.here[source]], sums, attrs, node.macs, weights={"weight": kept, "bias": whole})
             if out.name != step.end.name:
                 name = self.emit("reshape", out, [name], replace(sums, shape=out.spec.shape))
-            self.finish(step, self.emit("dequantize", out, [name], out.spec, scale=unit.astype(np.float32)))
+            self.finish(step, self.emit("dequantize", out, [name], out.spec, weights={"scale": unit.astype(np.float32)}))
             return
         attrs |= self.limits(step)
         mult, shift = fixed_point(unit / self.ranges[step.end.name].scale)
         arrays = {"weight": kept, "bias": whole, "mult": mult, "shift": shift}
-        self.finish(step, self.emit(op, node, [self.here[source]], self.code_spec(step.end), attrs, node.macs, **arrays))
+        self.finish(step, self.emit(op, node, [self.here[source]], self.code_spec(step.end), attrs, node.macs, weights=arrays))
 
-    def requantize(self, like: Node, source: str, a: np.ndarray, b: np.ndarray, limits: dict[str, int], spec: Spec, name: str = "") -> str:
+    def requantize(
+        self, like: Node, source: str, a: np.ndarray, b: np.ndarray, limits: dict[str, int], spec: Spec, name: str = ""
+    ) -> str:
         """``code * a[c] + b[c]`` in output codes (both already divided by the output's scale)."""
         largest = 255
         shift = shared_shift(a[:, None], b, largest)
         mult, bias = (np.clip(np.rint(np.ldexp(v, shift)), -(2**31) + 1, 2**31 - 1).astype(np.int32) for v in (a, b))
-        return self.emit("requantize", like, [source], spec, {"shift": shift, **limits}, name=name, mult=mult, bias=bias)
+        weights = {"mult": mult, "bias": bias}
+        return self.emit("requantize", like, [source], spec, {"shift": shift, **limits}, name=name, weights=weights)
 
     def standalone(self, step: Step) -> None:
         node, source = step.head, step.head.inputs[0]
@@ -211,13 +215,14 @@ class _Writer:
         out = RUN[node.op](node, {}, torch.from_numpy(values * x.scale)).numpy()
         limits = self.limits(step)
         table = np.clip(np.rint(out / y.scale), limits["lo"], limits["hi"]).astype(np.int16)
-        self.finish(step, self.emit("lut", node, [self.here[node.inputs[0]]], self.code_spec(node), limits, table=table))
+        source = self.here[node.inputs[0]]
+        self.finish(step, self.emit("lut", node, [source], self.code_spec(node), limits, weights={"table": table}))
 
     def op_add(self, step: Step, sign: float = 1.0) -> None:
         node, y = step.head, self.ranges[step.end.name]
         factors = np.array([self.ranges[i].scale / y.scale for i in node.inputs]) * (1.0, sign)
         shift = shared_shift(factors, np.zeros(()), max(self.ranges[i].largest for i in node.inputs))
-        ma, mb = (int(round(math.ldexp(f, shift))) for f in factors)
+        ma, mb = (round(math.ldexp(f, shift)) for f in factors)
         attrs = {"ma": ma, "mb": mb, "shift": shift, **self.limits(step)}
         self.finish(step, self.emit("qadd", node, [self.here[i] for i in node.inputs], self.code_spec(step.end), attrs))
 
@@ -258,7 +263,7 @@ class _Writer:
                  "bits": 8, **self.limits(step)}  # fmt: skip
         arrays = {"weight": ones, "bias": np.zeros(channels, np.int32), "mult": mult, "shift": shift}
         macs = node.spec.elements * math.prod(kernel)
-        self.finish(step, self.emit("qconv2d", node, [self.here[source.name]], self.code_spec(node), attrs, macs, **arrays))
+        self.finish(step, self.emit("qconv2d", node, [self.here[source.name]], self.code_spec(node), attrs, macs, weights=arrays))
 
     def op_cat(self, step: Step) -> None:
         """Inputs at another scale are brought to the common one."""

@@ -129,7 +129,8 @@ def compose(graph: Graph, nodes: tuple[Node, ...], channels: int) -> tuple[np.nd
 
 def fuse(graph: Graph) -> Iterator[Step]:
     """Each node with the affine chain and the clip that only it feeds."""
-    readers, taken = graph.consumers(), set()
+    readers = graph.consumers()
+    taken: set[str] = set()
     for node in graph:
         if node.name in taken:
             continue
@@ -149,7 +150,7 @@ def fuse(graph: Graph) -> Iterator[Step]:
         yield Step(node, tuple(chain))
 
 
-def _positive(graph: Graph, input_positive: bool) -> frozenset[str]:
+def positive(graph: Graph, input_positive: bool = False) -> frozenset[str]:
     """Nodes that are never negative, whatever the weights."""
     found: set[str] = set()
     for node in graph:
@@ -176,7 +177,7 @@ def _refusal(graph: Graph, node: Node) -> Unsupported | None:
     if node.op == "linear":
         return None if rank == 2 else no("A linear layer must read [N, features]; use a 1x1 convolution on feature maps.")
     if node.op == "mean":
-        return None if tuple(node.attrs["dims"]) == (2, 3) else no("Only the mean over height and width of [N, C, H, W] is integer.")
+        return None if tuple(node.attrs["dims"]) == (2, 3) else no("Only the mean over height and width is integer.")
     if node.op == "avg_pool2d":
         a = node.attrs
         exact = a.get("count_include_pad", True) or not any(a["padding"])
@@ -192,7 +193,7 @@ def _refusal(graph: Graph, node: Node) -> Unsupported | None:
         if node.op == "mul" and len(shapes) == 2 and (shapes[0] == node.spec.shape or shapes[1] == node.spec.shape):
             return None
         return no("Its operands must be two feature maps of one shape, or a feature map and a constant a channel.")
-    if node.op == "slice" and node.attrs["dim"] == 0 or node.op == "permute" and node.attrs["dims"][0] != 0:
+    if (node.op == "slice" and node.attrs["dim"] == 0) or (node.op == "permute" and node.attrs["dims"][0] != 0):
         return no("The batch axis must stay as it is.")
     known = {"input", "conv2d", "affine", "cat"} | ON_CODES | POINTWISE
     return None if node.op in known else no()
@@ -243,4 +244,4 @@ def plan(graph: Graph, input_positive: bool = False) -> Plan:
     final = _final(graph, steps)
     for name in (final, *graph.outputs) if final else ():
         root.pop(name, None)
-    return Plan(graph, steps, root, _positive(graph, input_positive), final)
+    return Plan(graph, steps, root, positive(graph, input_positive), final)

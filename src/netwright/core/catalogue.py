@@ -11,13 +11,13 @@ from netwright.core.errors import UnknownName
 
 
 @dataclass(frozen=True)
-class Catalogue(Mapping[str, type]):
+class Catalogue(Mapping[str, Any]):
     """Name -> class, for one role; an unknown name raises `UnknownName` with suggestions."""
 
     kind: str
-    entries: Mapping[str, type]
+    entries: Mapping[str, Any]
 
-    def __getitem__(self, name: str) -> type:
+    def __getitem__(self, name: str) -> Any:
         try:
             return self.entries[name]
         except KeyError:

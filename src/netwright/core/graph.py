@@ -110,7 +110,7 @@ class Graph:
     def parameters(self) -> int:
         """Number of weights, biases and other learned values, shared ones counted once; running statistics, rescaling
         factors and constants are not among them."""
-        learned = {key for n in self.nodes for role, key in n.weights.items() if role in LEARNED}
+        learned = {key for n in self.nodes for role, key in n.weights.items() if role in LEARNED and n.op != "dequantize"}
         return sum(self.params[key].elements for key in learned)
 
     @property
@@ -183,7 +183,7 @@ class Graph:
     def from_json(cls, data: Mapping[str, Any] | str, values: Mapping[str, np.ndarray] | None = None) -> Graph:
         """Read what `to_json` wrote; `values` are the parameters, kept in a file of their own."""
         if isinstance(data, str):
-            data = json.loads(data)
+            return cls.from_json(json.loads(data), values)
 
         def spec(d: Mapping[str, Any]) -> Spec:
             return Spec(**{**d, "shape": tuple(d["shape"])})

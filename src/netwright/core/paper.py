@@ -29,4 +29,5 @@ class Paper:
         return f"@inproceedings{{{self.key},\n{body}\n}}"
 
     def __str__(self) -> str:
-        return f"{self.authors.split(' and ')[0]} et al., {self.title}, {self.venue} {self.year}"
+        first, *others = self.authors.split(" and ")
+        return f"{first}{' et al.' if others else ''}, {self.title}, {self.venue} {self.year}"

@@ -64,7 +64,7 @@ class Arch:
     def from_json(cls, data: Mapping[str, Any] | str) -> Arch:
         """Read what `to_json` wrote (a mapping or its JSON text)."""
         if isinstance(data, str):
-            data = json.loads(data)
+            return cls.from_json(json.loads(data))
         return cls(data["space"], tuple((k, v) for k, v in data["values"].items()))
 
     def __str__(self) -> str:

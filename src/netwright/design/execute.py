@@ -72,6 +72,8 @@ def _slice(n: Node, w: Weights, x: Tensor) -> Tensor:
 
 
 def _reshape(n: Node, w: Weights, x: Tensor) -> Tensor:
+    if x.numel() == n.spec.elements:  # batch 1, or a constant, which has no batch
+        return x.reshape(n.spec.shape)
     return x.reshape(x.shape[0], *n.spec.shape[1:])
 
 
@@ -79,8 +81,15 @@ def _channelwise(p: Tensor, x: Tensor) -> Tensor:
     return p.reshape(-1, *[1] * (x.dim() - 2))
 
 
-def _pool_args(n: Node) -> tuple[Any, ...]:
-    return n.attrs["kernel"], n.attrs["stride"], n.attrs["padding"]
+def _max_pool(n: Node, w: Weights, x: Tensor) -> Tensor:
+    a = n.attrs
+    pooled = F.max_pool2d(x.float(), a["kernel"], a["stride"], a["padding"], 1, a.get("ceil", False))
+    return pooled.to(x.dtype)  # codes are whole numbers below 2^24: exact in float32
+
+
+def _avg_pool(n: Node, w: Weights, x: Tensor) -> Tensor:
+    a = n.attrs
+    return F.avg_pool2d(x, a["kernel"], a["stride"], a["padding"], a.get("ceil", False), a.get("count_include_pad", True))
 
 
 RUN: dict[str, Callable[..., Tensor]] = {
@@ -105,10 +114,8 @@ RUN: dict[str, Callable[..., Tensor]] = {
     "sub": _binary(torch.sub),
     "mul": _binary(torch.mul),
     "div": _binary(torch.div),
-    "max_pool2d": lambda n, w, x: F.max_pool2d(x.float(), *_pool_args(n), ceil_mode=n.attrs.get("ceil", False)).to(x.dtype),
-    "avg_pool2d": lambda n, w, x: F.avg_pool2d(
-        x, *_pool_args(n), ceil_mode=n.attrs.get("ceil", False), count_include_pad=n.attrs.get("count_include_pad", True)
-    ),
+    "max_pool2d": _max_pool,
+    "avg_pool2d": _avg_pool,
     "mean": lambda n, w, x: x.mean(n.attrs["dims"], keepdim=n.attrs["keepdim"]),
     "reshape": _reshape,
     "permute": lambda n, w, x: x.permute(n.attrs["dims"]),

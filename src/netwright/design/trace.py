@@ -28,6 +28,7 @@ _IDENTITY = frozenset(
     "dropout dropout_ feature_dropout clone contiguous alias detach detach_ lift_fresh_copy lift_fresh to _to_copy "
     "_assert_tensor_metadata".split()
 )
+_MADE = frozenset("eye arange zeros ones full linspace scalar_tensor".split())  # tensors from numbers alone: constants
 _RESHAPE = frozenset("flatten view reshape unflatten squeeze unsqueeze _unsafe_view view_as expand_as".split())
 _RENAME = {
     "relu_": "relu", "hardswish_": "hardswish", "silu_": "silu", "hardtanh_": "hardtanh", "add_": "add", "mul_": "mul",
@@ -87,7 +88,7 @@ class _Reader:
 
     def __init__(self, program: torch.export.ExportedProgram):
         signature = program.graph_signature
-        self.names = {
+        self.names: dict[str, str] = {
             **signature.inputs_to_parameters,
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
@@ -129,8 +130,8 @@ class _Reader:
                 needed.update(node.inputs)
         return graph.replace([n for n in by_name.values() if n.name in needed or n.op == "input"])
 
-    def emit(self, fx: Any, op: str, inputs: list[str], attrs: dict[str, Any] | None = None, weights: dict[str, str] | None = None,
-             spec: Spec | None = None, macs: int | None = None) -> str:  # fmt: skip
+    def emit(self, fx: Any, op: str, inputs: list[str], attrs: dict[str, Any] | None = None,
+             weights: dict[str, str] | None = None, spec: Spec | None = None, macs: int | None = None) -> str:  # fmt: skip
         attrs, weights = attrs or {}, weights or {}
         spec = spec or _spec(fx.meta.get("val"))
         for key in weights.values():
@@ -187,6 +188,10 @@ class _Reader:
         if namespace == "netwright":
             return self.ours(fx, name, a)
         op = _RENAME.get(name, name)
+        if op in _MADE and not any(isinstance(n.meta.get("val"), Tensor) for n in fx.all_input_nodes):
+            self.state[fx.name] = fx.target(*fx.args, **{**fx.kwargs, "device": "cpu"} if "device" in fx.kwargs else fx.kwargs)
+            self.names[fx.name] = fx.name
+            return None
         if op in _IDENTITY:
             if isinstance(fx.args[0], torch.fx.Node):
                 self.alias[fx.name] = self.tensor(fx.args[0])
@@ -328,7 +333,7 @@ class _Reader:
             self.emit(fx, "sub", [self.tensor(a["self"])], {"scalar": float(a["other"]), "reverse": True})
 
     def op_matmul(self, fx: Any, a: dict[str, Any]) -> None:
-        left, right = a.get("self"), a.get("other", a.get("mat2"))
+        left, right = a["self"], a["other"] if "other" in a else a["mat2"]
         out, inner = _spec(fx.meta["val"]), _spec(left.meta["val"]).shape[-1]
         if right.name in self.names and left.name not in self.names:
             self.emit(fx, "matmul", [self.tensor(left)], {}, {"other": self.names[right.name]}, macs=out.elements * inner)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from netwright.core.errors import DataError
-from netwright.tasks.source import check_bytes, check_side
+from netwright.tasks.source import Part, Source, check_bytes, check_side
 
 
 def _channel_axis(x: NDArray[Any], where: str) -> int | None:
@@ -32,9 +32,9 @@ def _channel_axis(x: NDArray[Any], where: str) -> int | None:
 def _check_finite(x: NDArray[Any], where: str) -> None:
     bad = ~np.isfinite(x)
     if bad.any():
-        at = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), x.shape))
+        first = int(bad.reshape(len(x), -1).any(axis=1).argmax())
         raise DataError(
-            f"{where}: {int(bad.sum())} value(s) are NaN, infinite or beyond float32, the first at {list(at)}. "
+            f"{where}: {int(bad.sum())} value(s) are NaN, infinite or beyond float32, the first in example {first}. "
             "Remove these examples or replace the values."
         )
 
@@ -84,6 +84,26 @@ def resized(x: Tensor, size: int | None) -> Tensor:
     return torch.cat(chunks)
 
 
-def scale_of(x: Tensor) -> float:
-    """uint8 pixels are divided by 255; floating-point values are taken in the units they come in."""
-    return 1 / 255 if x.dtype == torch.uint8 else 1.0
+def array_source(
+    name: str,
+    kind: str,
+    tensors: dict[str, Tensor],
+    labels: dict[str, NDArray[np.int64]],
+    classes: tuple[str, ...],
+    where: dict[str, str],
+    size: int | None,
+) -> Source:
+    """A Source of arrays, one per split; examples are numbered in the order train, validation, test.
+
+    uint8 pixels are divided by 255; floating-point values are taken in the units they come in.
+    """
+    parts, start = {}, 0
+    for split in ("train", "validation", "test"):
+        if split in tensors:
+            n = len(tensors[split])
+            ids = torch.arange(start, start + n)
+            parts[split] = Part(where[split], resized(tensors[split], size), torch.from_numpy(labels[split]), ids)
+            start += n
+    scale = 1 / 255 if parts["train"].x.dtype == torch.uint8 else 1.0
+    augment = ("shift", "flip") if parts["train"].x.shape[1] == 3 else ("shift",)
+    return Source(name, kind, classes, scale, parts["train"], parts["test"], parts.get("validation"), augment)

@@ -16,7 +16,7 @@ def _plain(y: NDArray[Any], where: str) -> NDArray[Any]:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
-        raise DataError(f"{where} has shape {y.shape}; one label per example is needed, [N]. From one-hot rows: y.argmax(axis=1).")
+        raise DataError(f"{where} has shape {y.shape}; one label per example is needed, [N]. One-hot? y.argmax(axis=1).")
     if len(y) == 0:
         raise DataError(f"{where}: empty; at least one example is needed.")
     kind = y.dtype.kind
@@ -30,10 +30,11 @@ def _plain(y: NDArray[Any], where: str) -> NDArray[Any]:
     if kind == "b":
         return y.astype(np.int64)
     if kind == "f":
+        y = y.astype(np.float64)
         bad = ~np.isfinite(y) | (y != np.trunc(y))
         if bad.any():
             at = int(bad.argmax())
-            raise DataError(f"{where}[{at}] = {y[at]}: labels must be whole numbers or strings. Classes are learnt, not quantities.")
+            raise DataError(f"{where}[{at}] = {y[at]}: labels must be whole numbers or strings. Round or name the classes.")
     elif kind not in "iu":
         raise DataError(f"{where} has dtype {y.dtype}; labels must be whole numbers or strings.")
     if (y < 0).any():
@@ -77,8 +78,11 @@ def encode(
         if unseen.any():
             at = int(unseen.argmax())
             shown = ", ".join(map(str, known[:10].tolist())) + (", ..." if len(known) > 10 else "")
-            what = f"out of range; 'classes' names {len(known)}" if names is not None else f"a class that {where['train']} has not"
-            raise DataError(f"{where[split]}[{at}] = {y[at]!s} is {what} (known: {shown}). Correct the label or add training examples.")
+            what = f"'classes' names {len(known)}" if names is not None else f"{where['train']} has not this class"
+            raise DataError(
+                f"{where[split]}[{at}] = {y[at]!s} is out of range: {what} (known: {shown}). "
+                "Correct the label or add training examples."
+            )
         codes[split] = code.astype(np.int64)
     text = names if names is not None and kinds["train"] != "U" else known
     return codes, tuple(str(v) for v in text.tolist())

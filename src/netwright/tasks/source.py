@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from netwright.core.errors import DataError
+from netwright.tasks.split import Draw, stratified
 
 MIN_SIDE = 4
 MAX_SIDE = 4096
@@ -32,7 +33,11 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set as found. `scale` brings raw values to about 0..1; `augment` names what suits such data."""
+    """A data set as found.
+
+    `scale` brings raw values to about 0..1; `held_out` is the share of train that is cut for validation where the source
+    has none; `augment` names what suits such data; `how_test` says where test comes from, if not from the source itself.
+    """
 
     name: str
     kind: str
@@ -43,6 +48,8 @@ class Source:
     validation: Part | None = None
     augment: tuple[str, ...] = ("shift",)
     notes: tuple[str, ...] = ()
+    held_out: float = 0.1
+    how_test: str = ""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -94,7 +101,19 @@ def check_source(source: Source, least: int) -> None:
                 f"{part.where} holds images of {tuple(part.x.shape[1:])} (channels, height, width), {source.train.where} of "
                 f"{tuple(source.train.x.shape[1:])}. Bring them to one shape."
             )
-    check_side(*source.train.x.shape[2:], source.train.where)
+    check_side(source.train.x.shape[2], source.train.x.shape[3], source.train.where)
     check_classes(source.train.y, source.classes, source.train.where, least)
-    if bool((source.train.x == source.train.x[:1, :, :1, :1]).all()):
+    if bool((source.train.x.amin((0, 2, 3)) == source.train.x.amax((0, 2, 3))).all()):
         raise DataError(f"{source.train.where}: every pixel of every image has the same value; there is nothing to learn.")
+
+
+def limited(y: Tensor, classes: int, limit: int, seed: int, least: int) -> tuple[Tensor, str]:
+    """Positions of `limit` of the training labels y [N], stratified, and the sentence that says so.
+
+    Raises:
+        DataError: the limit leaves fewer than `least` examples to a class.
+    """
+    if limit < least * classes:
+        raise DataError(f"limit={limit} leaves too few examples to {classes} classes; use {least * classes} or more.")
+    chosen = torch.from_numpy(stratified(y.numpy(), limit, seed, Draw.LIMIT, keep=0, least=least)[1])
+    return chosen, f"Limit: {len(chosen)} of {len(y)} training examples, stratified by class, seed {seed}."

@@ -18,45 +18,46 @@ class Draw(IntEnum):
     LIMIT = 2
 
 
-def shares(sizes: NDArray[np.int64], count: int, keep: int) -> NDArray[np.int64]:
+def shares(sizes: NDArray[np.int64], count: int, keep: int, least: int = 1) -> NDArray[np.int64]:
     """How many of `count` fall to each class of the given `sizes`, by largest remainder.
 
-    q_c = count * n_c / sum(n); every class gives at least 1 and keeps at least `keep` examples, so the
-    sum exceeds `count` when `count` is smaller than the number of classes.
+    q_c = count * n_c / sum(n); every class gives at least `least` and keeps at least `keep` examples, so
+    the sum exceeds `count` when `count` is smaller than `least` times the number of classes.
     """
     quota = count * sizes / sizes.sum()
     most = sizes - keep
-    given = np.clip(np.floor(quota).astype(np.int64), 1, most)
+    given = np.clip(np.floor(quota).astype(np.int64), least, most)
     for c in np.argsort(given - quota, kind="stable"):
         if given.sum() >= count:
             break
         given[c] += given[c] < most[c]
-    # Clipping up to 1 can overshoot: take back from the classes that lie furthest above their quota.
-    while given.sum() > count and (given > 1).any():
-        given[np.argmax(np.where(given > 1, given - quota, -np.inf))] -= 1
+    # Clipping up to `least` can overshoot: take back from the classes that lie furthest above their quota.
+    while given.sum() > count and (given > least).any():
+        given[np.argmax(np.where(given > least, given - quota, -np.inf))] -= 1
     return given
 
 
 def stratified(
-    y: NDArray[np.int64], count: int, seed: int, draw: Draw, keep: int = 1
+    y: NDArray[np.int64], count: int, seed: int, draw: Draw, keep: int = 1, least: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions (rest, chosen), each ascending, disjoint, together 0..N-1; `chosen` holds `count` stratified examples.
 
     Args:
         y: labels [N].
         keep: how many examples of each class stay in `rest` at least (0 when `rest` is thrown away).
+        least: how many examples of each class are chosen at least.
 
     Raises:
-        DataError: a class has fewer than `keep` + 1 examples, or `seed` is not a non-negative integer.
+        DataError: a class has fewer than `keep` + `least` examples, or `seed` is not a non-negative integer.
     """
     if seed < 0:
         raise DataError(f"A split seed must be 0 or more, got {seed}.")
     labels, sizes = np.unique(y, return_counts=True)
-    if sizes.min() <= keep:
+    if sizes.min() < keep + least:
         rare = labels[sizes.argmin()]
-        raise DataError(f"Label {rare} has {sizes.min()} example(s); a stratified split needs {keep + 1} of every class.")
+        raise DataError(f"Label {rare} has {sizes.min()} example(s); a stratified split needs {keep + least} of every class.")
     random = np.random.default_rng([seed, int(draw)])
-    given = shares(sizes, count, keep)
+    given = shares(sizes, count, keep, least)
     chosen = np.concatenate([random.permutation(np.flatnonzero(y == c))[:n] for c, n in zip(labels, given, strict=True)])
     mask = np.zeros(len(y), dtype=bool)
     mask[chosen] = True

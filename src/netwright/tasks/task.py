@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,9 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from netwright.core.errors import DataError
-
-# (x [B,C,H,W] normalised, y [B] or [B,K], background [C], classes K, generator) -> (x, y)
-Augmentation = Callable[[Tensor, Tensor, Tensor, int, Generator], tuple[Tensor, Tensor]]
+from netwright.tasks.augment import Augmentation, augmentation
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Task:
         augment: Augmentation | None = None,
         drop_last: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over a split: x float32 [B,C,H,W] normalised, y [B] int64 ([B,K] float32 after mixup).
+        """One pass over a split: x float32 [B,C,H,W] normalised, y [B] int64.
 
         With a `generator` (CPU) the order is shuffled and `augment` drawn from it; without, the order is that of the split.
         """
@@ -162,14 +161,24 @@ class Task:
             raise DataError("Augmentation draws random numbers: pass a torch.Generator.")
         part = self.split(split) if isinstance(split, str) else split
         order = torch.arange(len(part)) if generator is None else torch.randperm(len(part), generator=generator)
-        background = torch.tensor(self.background)
         for index in order.split(batch_size):
             if drop_last and len(index) < batch_size:
                 return
-            x, y = part.tensor(index), part.y[index]
-            if augment is not None and generator is not None:
-                x, y = augment(x, y, background, len(self.classes), generator)
-            yield x, y
+            x = part.tensor(index)
+            yield (augment(x, generator) if augment is not None and generator is not None else x), part.y[index]
+
+    def augmentation(self, names: Sequence[str] | None = None) -> Augmentation:
+        """(x [B,C,H,W], generator) -> x, from names as in a recipe (``shift``, ``cutout:8``); None: those that suit the data.
+
+        Raises:
+            UnknownName, RecipeError: no such augmentation, or a parameter out of range.
+        """
+        return augmentation(self.augment if names is None else names, torch.tensor(self.background))
+
+    @property
+    def data(self) -> Fold:
+        """What training may see: the train and the validation split, never the test split."""
+        return Fold(self)
 
     def to_json(self) -> dict[str, Any]:
         """The facts for a report, without the data."""
@@ -184,3 +193,19 @@ class Task:
             "fingerprint": self.fingerprint,
             "normalisation": asdict(self.normalisation),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """The train and validation split of a task, in the form that a training loop asks for."""
+
+    task: Task
+
+    def batches(self, batch_size: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """One shuffled pass over train in batches of equal size; the rest that fills no batch waits for another pass."""
+        return self.task.batches("train", min(batch_size, len(self.task.train)), generator, drop_last=True)
+
+    @cached_property
+    def validation(self) -> tuple[Tensor, Tensor]:
+        """x float32 [N,C,H,W] normalised, y int64 [N]; kept, since it is asked for at every evaluation."""
+        return self.task.validation.x, self.task.validation.y

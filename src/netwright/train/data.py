@@ -39,7 +39,9 @@ class Tensors:
     def __post_init__(self) -> None:
         for x, y, split in ((self.x, self.y, "training"), (self.x_validation, self.y_validation, "validation")):
             if len(x) != len(y) or len(x) == 0:
-                raise DataError(f"The {split} split has {len(x)} inputs and {len(y)} labels; it needs as many of both, at least one.")
+                raise DataError(
+                    f"The {split} split has {len(x)} inputs and {len(y)} labels; it needs as many of both, at least one."
+                )
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Shuffled batches of equal size; the rest that fills no batch waits for another pass."""

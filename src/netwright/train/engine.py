@@ -24,7 +24,7 @@ from netwright.train.optimisers import optimiser
 from netwright.train.recipe import Recipe
 from netwright.train.schedules import learning_rate
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 Hook = Callable[[int, nn.Module], None]
 Progress = Callable[[int, int, str], None]
 Backward = Callable[[Tensor, Tensor, int], Tensor]
@@ -93,6 +93,7 @@ class Engine:
         self.ema = MovingAverage(self.weights, self.recipe.ema) if self.recipe.ema else None
         self.augmenting = torch.Generator().manual_seed(self.recipe.seed + 1)
         self.best: dict[str, Tensor] | None = None
+        self.start = {k: v.detach().clone() for k, v in self.weights.items()}
         self.history: list[Record] = []
         self.at = _Position()
         self.saved_step = -1
@@ -109,10 +110,16 @@ class Engine:
             NetwrightError: the checkpoint belongs to another recipe or module.
         """
         cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):  # dropout draws from the global generator: the caller keeps its own
-            torch.manual_seed(self.recipe.seed)
-            self._resume()
-            self._steps()
+        self.module.train()
+        try:
+            # dropout draws from the global generator: the caller keeps its own
+            with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+                torch.manual_seed(self.recipe.seed)
+                self._resume()
+                self._steps()
+        finally:
+            self.module.eval()
+            self.optimiser.zero_grad(set_to_none=True)
         final = self.best if self.best is not None else self.ema.average if self.ema else None
         if final is not None:
             assign(self.weights, final)
@@ -158,7 +165,7 @@ class Engine:
         for hook in self.on_step:
             hook(step, self.module)
         if self.augment:
-            x = self.augment(x, self.augmenting)
+            x, y = self.augment(x, y, self.augmenting)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
@@ -202,11 +209,9 @@ class Engine:
     def _diverged(self, what: str, value: float, step: int, rate: float) -> None:
         if self.keeping.path:
             where = f"The last good state, after step {self.saved_step}, is in {self.keeping.path}"
-        elif self.best is not None:
-            assign(self.weights, self.best)
-            where = f"The best weights so far, of step {self.at.best_step}, were put back into the module"
         else:
-            where = "No state was kept; give `checkpoint` to keep one"
+            where = f"The module has the best weights so far again, those after step {self.at.best_step}"
+        assign(self.weights, self.start if self.best is None else self.best)
         raise TrainingDiverged(
             f"The {what} became {value} at step {step + 1} of {self.recipe.steps} (learning rate {rate:.3g}). {where}. "
             "Lower train.lr, set train.clip_norm, or look for bad values in the data."
@@ -266,7 +271,9 @@ _REMOVE = "Remove it to start again, or keep it and choose another path."
 
 def _difference(wanted: Any, found: Any) -> str:
     if isinstance(wanted, dict) and isinstance(found, dict):
-        return ", ".join(f"{k} = {wanted.get(k)!r}, there {found.get(k)!r}" for k in wanted | found if wanted.get(k) != found.get(k))
+        return ", ".join(
+            f"{k} = {wanted.get(k)!r}, there {found.get(k)!r}" for k in wanted | found if wanted.get(k) != found.get(k)
+        )
     return f"{wanted!r}, there {found!r}"
 
 

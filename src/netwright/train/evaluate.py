@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ def _batches(split: Split, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
     if isinstance(split, tuple) and isinstance(split[0], Tensor):
         x, y = split
         return zip(x.split(batch_size), y.split(batch_size), strict=True)
-    return split
+    return cast(Iterable[tuple[Tensor, Tensor]], split)
 
 
 def share_correct(call: Callable[[Tensor], Tensor], split: Split, batch_size: int = 512) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def fit(
         data: training batches and the validation split (`train.data.Data`).
         loss: (logits, labels) -> scalar; cross-entropy with label smoothing when None.
         teacher: gives soft targets (`recipe.distil_weight`, `recipe.distil_temperature`).
-        augment: (x, generator) -> x, for every training batch.
+        augment: (x, y, generator) -> (x, y), for every training batch; y may become probabilities [N, classes].
         checkpoint: file for the state.
         progress: called with (steps done, steps, text).
         on_step: called with (step, module) before every step, step from 0; for schedules of the module's own.
@@ -80,29 +81,42 @@ def fit(
             with torch.no_grad():
                 soft = teacher(x)
             total = distil(logits, soft, total)
-        total.backward()
+        torch.autograd.backward(total)
         return total.detach()
 
-    engine = Engine(
-        module,
-        data,
-        recipe,
-        backward,
-        lambda: accuracy(module, data.validation),
-        augment,
-        Keeping(checkpoint, save_every_seconds, save_every_steps),
-        on_step,
-        progress,
-        {"method": "fit"},
-    )
     start = time.perf_counter()
-    module.train()
-    try:
-        with evaluating(teacher) if teacher is not None else torch.enable_grad():
-            with torch.enable_grad():
-                engine.run()
-    finally:
-        module.eval()
+    with _order(module, recipe.channels_last), evaluating(teacher) if teacher is not None else nullcontext():
+        engine = Engine(
+            module,
+            data,
+            recipe,
+            backward,
+            lambda: accuracy(module, data.validation),
+            augment,
+            Keeping(checkpoint, save_every_seconds, save_every_steps),
+            on_step,
+            progress,
+            {"method": "fit"},
+        )
+        engine.run()
     return Fitted(
         module, tuple(engine.history), engine.at.best_accuracy, engine.at.best_step, recipe.steps, time.perf_counter() - start
     )
+
+
+@contextmanager
+def _order(module: nn.Module, channels_last: bool) -> Iterator[None]:
+    """Kernels in channels-last order for a while; convolutions hand the order on to their outputs."""
+
+    def bring(memory_format: torch.memory_format) -> None:
+        for parameter in module.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=memory_format)
+
+    if channels_last:
+        bring(torch.channels_last)
+    try:
+        yield
+    finally:
+        if channels_last:
+            bring(torch.contiguous_format)

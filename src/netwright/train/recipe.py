@@ -37,6 +37,8 @@ class Recipe:
         distil_temperature: temperature of the soft targets.
         evaluations: how often the validation accuracy is taken; the best weights are kept.
         log_every: steps between two entries of the history.
+        channels_last: keep kernels and feature maps in NHWC order while training: about a quarter less time for small
+            convolutions on a CPU; off because a module that calls `view` on feature maps cannot run so.
         seed: of batches, augmentation, dropout and sampling.
 
     Raises:
@@ -60,6 +62,7 @@ class Recipe:
     distil_temperature: float = 4.0
     evaluations: int = 20
     log_every: int = 50
+    channels_last: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,7 +98,9 @@ class Recipe:
         for key in values:
             if key not in known:
                 near = get_close_matches(key, known, n=1)
-                raise RecipeError(f"train.{key} is not a key. " + (f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."))
+                raise RecipeError(
+                    f"train.{key} is not a key. " + (f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}.")
+                )
         return cls(**values)
 
     def with_(self, **changes: Any) -> Recipe:

@@ -17,8 +17,8 @@ class Conv(Block):
 
     name: ClassVar[str] = "conv"
     paper: ClassVar[Paper] = Paper(
-        "he2016resnet", "Deep Residual Learning for Image Recognition", "He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian",
-        "CVPR", 2016, "https://arxiv.org/abs/1512.03385",
+        "he2016resnet", "Deep Residual Learning for Image Recognition",
+        "He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian", "CVPR", 2016, "https://arxiv.org/abs/1512.03385",
     )  # fmt: skip
     kernel: int = 3
     expansion: int = 1

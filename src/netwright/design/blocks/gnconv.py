@@ -68,7 +68,7 @@ class RecursiveGatedConv(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        p, q = torch.split(self.proj_in(x), (self.dims[0], sum(self.dims)), dim=1)
+        p, q = torch.split(self.proj_in(x), [self.dims[0], sum(self.dims)], dim=1)
         q = self.dwconv(q)
         if self.scale != 1:
             q = q * self.scale

@@ -40,7 +40,7 @@ class InceptionDWModule(nn.Module):
     def __init__(self, c: InceptionDW, dim: int):
         super().__init__()
         g = max(1, int(dim * c.branch_ratio))
-        self.parts = (dim - 3 * g, g, g, g)
+        self.parts = [dim - 3 * g, g, g, g]
         band = c.kernel // 2
         self.dwconv_hw = conv(g, g, c.square, groups=g, bias=True)
         self.dwconv_w = nn.Conv2d(g, g, (1, c.kernel), padding=(0, band), groups=g)

@@ -113,7 +113,14 @@ def _hornet(width: int) -> tuple[Stage, ...]:
     return _isotropic("gnconv", tuple(width << i for i in range(4)), (2, 3, 18, 2), 7, 4, orders)
 
 
-_MODERN = {"stem": "patch", "stem_stride": 4, "norm": "layer", "act": "gelu", "layer_scale": 1e-6, "head_norm": True}
+_MODERN: dict[str, Any] = {
+    "stem": "patch",
+    "stem_stride": 4,
+    "norm": "layer",
+    "act": "gelu",
+    "layer_scale": 1e-6,
+    "head_norm": True,
+}
 VARIANTS: dict[str, Staged] = {
     "convnext_tiny": Staged(_isotropic("convnext", (96, 192, 384, 768), (3, 3, 9, 3), 7), **_MODERN),
     "convnext_small": Staged(_isotropic("convnext", (96, 192, 384, 768), (3, 3, 27, 3), 7), **_MODERN),

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,12 +38,12 @@ from netwright.train.recipe import Recipe
 
 @dataclass(frozen=True)
 class Sandwich(Elastic):
-    """`random`: architectures drawn a step, beside the largest and the smallest (2 in both papers).
+    """`samples`: architectures drawn a step beside the largest and the smallest (2 in both papers).
 
-    `recipe.distil_temperature` softens the targets only through `temperature` here: the papers use 1.
+    `temperature` softens the targets of the in-place distillation (1 in the papers); the recipe's own one is for teachers.
     """
 
-    random: int = 2
+    samples: int = 2
     temperature: float = 1.0
 
     name: ClassVar[str] = "sandwich"
@@ -70,7 +71,7 @@ class Sandwich(Elastic):
         """The largest, the smallest and the random ones of a step; a function of (seed, step) alone, so resuming is exact."""
         rng = random.Random(f"{seed}:{step}")
         kinds = {name: rng.choice(d.values) for name, d in space.decisions.items() if not d.ordered}
-        return [space.largest(**kinds), space.smallest(**kinds), *(space.sample(rng) for _ in range(self.random))]
+        return [space.largest(**kinds), space.smallest(**kinds), *(space.sample(rng) for _ in range(self.samples))]
 
     def fit(
         self,
@@ -96,27 +97,28 @@ class Sandwich(Elastic):
         if not isinstance(shared, nn.Module):
             raise NetwrightError(f"Shared weights must be an nn.Module, so that they can be saved; got {type(shared).__name__}.")
         if recipe.augment and augment is None:
-            raise RecipeError(f"train.augment asks for {', '.join(recipe.augment)}, but `fit` was given no callable that does it.")
+            raise RecipeError(
+                f"train.augment asks for {', '.join(recipe.augment)}, but `fit` was given no callable that does it."
+            )
         space, call = shared.space, shared.call
 
         def backward(x: Tensor, y: Tensor, step: int) -> Tensor:
             largest, *others = self.architectures(space, recipe.seed, step)
             logits = call(largest, x)
             loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
-            loss.backward()
+            torch.autograd.backward(loss)
             soft = logits.detach()
             total = loss.detach()
             for arch in others:
                 loss = soft_loss(call(arch, x), soft, self.temperature)
-                loss.backward()  # at once: the activations of one architecture are alive at a time
+                torch.autograd.backward(loss)  # at once: the activations of one architecture are alive at a time
                 total = total + loss.detach()
             return total
 
         def ends() -> float:
-            x, y = data.validation
             archs = [*space.corners(), space.smallest()]
             with torch.no_grad():
-                return sum(share_correct(lambda x, a=arch: call(a, x), (x, y)) for arch in archs) / len(archs)
+                return sum(share_correct(partial(call, arch), data.validation) for arch in archs) / len(archs)
 
         engine = Engine(
             shared,
@@ -128,11 +130,10 @@ class Sandwich(Elastic):
             Keeping(checkpoint, save_every_seconds, save_every_steps),
             on_step,
             progress,
-            {"method": {"name": self.name, "random": self.random, "temperature": self.temperature, "space": space.name}},
+            {"method": {"name": self.name, "samples": self.samples, "temperature": self.temperature, "space": space.name}},
         )
         start = time.perf_counter()
-        with torch.enable_grad():
-            engine.run()
+        engine.run()
         return Fitted(
             shared, tuple(engine.history), engine.at.best_accuracy, engine.at.best_step, recipe.steps, time.perf_counter() - start
         )

@@ -1,0 +1,238 @@
+"""C source of a network: one file with the kernels it needs, its weights and the calls in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netwright.core.errors import BundleError
+from netwright.core.files import write_text
+from netwright.core.graph import Graph
+from netwright.deploy.c99 import floats, integers, shapes
+from netwright.deploy.c99.lower import Buffer, Const, Literal, Pointer, Rule, Step, lower
+from netwright.deploy.c99.plan import ALIGNMENT, Interval, place
+
+RULES: dict[str, Rule] = {**shapes.RULES, **floats.RULES, **integers.RULES}
+C_TYPE = {"float32": "float", "int32": "int32_t", "uint32": "uint32_t", "int16": "int16_t", "int8": "int8_t", "uint8": "uint8_t"}
+SLACK = ALIGNMENT  # vector loads of the last channels may read this far beyond a buffer
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """Source of a network and what it needs.
+
+    `weight_bytes`: bytes of all constant arrays; `arena_bytes`: bytes of the arena; shapes with batch 1.
+    """
+
+    name: str
+    c: str
+    h: str
+    weight_bytes: int
+    arena_bytes: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    def write(self, folder: Path) -> Path:
+        """Write NAME.c and NAME.h into `folder`; the path of the C file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"{self.name}.h", self.h)
+        write_text(folder / f"{self.name}.c", self.c)
+        return folder / f"{self.name}.c"
+
+
+def emit(graph: Graph, name: str = "model") -> Emitted:
+    """Compile a graph (float, integer, binary or spiking; batch 1, one float input and output) to C99.
+
+    Args:
+        graph: carries its values; float batch norms and constant factors are folded into the layers before them.
+        name: prefix of the C functions, a C identifier.
+
+    Raises:
+        Unsupported: an operation without a kernel, by name and module path.
+    """
+    if not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise BundleError(f"{name!r} cannot name C functions. Use letters, digits and underscores.")
+    from netwright.design.fold import fold  # here: the room of designs loads torch, which running a bundle does not need
+
+    graph = fold(graph)
+    work = lower(graph, RULES)
+    steps = _live(work.steps)
+    buffers = _buffers(steps)
+    offsets, arena = place([interval for _, interval in buffers])
+    arena += SLACK
+    at = {id(b): offset for (b, _), offset in zip(buffers, offsets, strict=True)}
+    consts = {id(p): p for s in steps for p in s.pointers if isinstance(p, Const)}
+    shape_in, shape_out = graph[graph.inputs[0]].spec.shape, (1, *graph[graph.outputs[0]].spec.shape[1:])
+    header = _header(name, shape_in, shape_out, arena)
+    functions, calls = _calls(steps, at)
+    kernels = _kernels({s.kernel for s in steps})
+    arrays = "\n".join(_array(c) for c in consts.values())
+    body = _BODY.format(name=name, NAME=name.upper(), calls="\n".join(f"  {c}" for c in calls))
+    narrow = "#define NW_MULT16\n" if work.mult16 else ""
+    source = "\n".join([f'#include "{name}.h"\n{narrow}', kernels, arrays, "\n".join(functions), body])
+    return Emitted(name, source, header, sum(c.data.nbytes for c in consts.values()), arena, shape_in, shape_out)
+
+
+def _live(steps: Sequence[Step]) -> list[Step]:
+    """Steps whose result reaches `out`."""
+    needed: set[int] = set()
+    kept = []
+    for step in reversed(steps):
+        if step.writes.external == "out" or id(step.writes) in needed:
+            kept.append(step)
+            needed.update(id(p) for p in step.pointers)
+    return kept[::-1]
+
+
+def _buffers(steps: Sequence[Step]) -> list[tuple[Buffer, Interval]]:
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    found: dict[int, Buffer] = {}
+    for i, step in enumerate(steps):
+        for p in step.pointers:
+            if isinstance(p, Buffer) and not p.external:
+                found[id(p)] = p
+                first.setdefault(id(p), i)
+                last[id(p)] = i
+    return [(b, Interval(b.size, first[k], last[k])) for k, b in found.items()]
+
+
+def _literal(v: Literal) -> str:
+    if isinstance(v, float):
+        if v in (float("inf"), float("-inf")):
+            return "INFINITY" if v > 0 else "-INFINITY"
+        return f"{float(np.float32(v)).hex()}f"
+    if isinstance(v, int) and abs(v) >= 2**31:
+        return f"INT64_C({v})"
+    return str(v)
+
+
+def _calls(steps: Iterable[Step], at: dict[int, int]) -> tuple[list[str], list[str]]:
+    """One function for each distinct kernel and sizes, and the calls of them in order."""
+    functions: dict[tuple[str, ...], str] = {}
+    calls = []
+    for step in steps:
+        literals = tuple(_literal(v) for v in step.literals)
+        key = (step.kernel, *("0" if p is None else "1" for p in step.pointers), *literals)
+        number = list(functions).index(key) if key in functions else len(functions)
+        if key not in functions:
+            given = [f"p{i}" for i, p in enumerate(step.pointers) if p is not None]
+            last = _written(step)
+            parameters = ", ".join(f"{'' if f'p{i}' in last else 'const '}void *NW_RESTRICT p{i}"
+                                   for i, p in enumerate(step.pointers) if p is not None)  # fmt: skip
+            arguments = ", ".join([*(f"p{i}" if f"p{i}" in given else "0" for i in range(len(step.pointers))), *literals])
+            functions[key] = f"NW_NOINLINE void step{number}({parameters}) {{\n  {step.kernel}({arguments});\n}}"
+        calls.append(f"step{number}({', '.join(_pointer(p, at) for p in step.pointers if p is not None)});")
+    return list(functions.values()), calls
+
+
+def _written(step: Step) -> set[str]:
+    """Names of the pointers that are written: the result, and scratch that follows it."""
+    places = [i for i, p in enumerate(step.pointers) if p is step.writes]
+    return {f"p{i}" for i in range(places[0], len(step.pointers))}
+
+
+def _pointer(p: Pointer, at: dict[int, int]) -> str:
+    if isinstance(p, Const):
+        return p.name
+    assert isinstance(p, Buffer)
+    return p.external or f"a + {at[id(p)]}"
+
+
+def _kernels(names: set[str]) -> str:
+    """Text of the headers that define `names`, and of those they include, each once."""
+    folder = resources.files("netwright.deploy.c99") / "kernels"
+    texts = {f.name: f.read_text() for f in folder.iterdir() if f.name.endswith(".h")}
+    done: dict[str, str] = {}
+
+    def take(file: str) -> None:
+        if file in done:
+            return
+        text = texts[file]
+        for other in re.findall(r'^#include "(\w+\.h)"', text, re.M):
+            take(other)
+        done[file] = re.sub(r'^#include "\w+\.h"\n', "", text, flags=re.M)
+
+    for name in sorted(names):
+        take(next(f for f, text in sorted(texts.items()) if re.search(rf"(void |MAX_POOL\(){name}\b", text)))
+    return "\n".join(done.values())
+
+
+def _array(const: Const) -> str:
+    data = const.data.reshape(-1)
+    return f"static const {C_TYPE[data.dtype.name]} {const.name}[{data.size}] NW_ALIGNED = {{\n{_numbers(data)}\n}};"
+
+
+def _numbers(data: NDArray[np.generic]) -> str:
+    if data.dtype == np.float32:
+        texts = [
+            "-INFINITY" if v == -np.inf else "INFINITY" if v == np.inf else "NAN" if v != v else _float(v) for v in data.tolist()
+        ]
+    elif data.dtype == np.uint32:
+        texts = [f"{v:#x}u" for v in data.tolist()]
+    else:
+        texts = [str(v) if v != -(2**31) else "(-2147483647 - 1)" for v in data.tolist()]
+    return ",\n".join(",".join(texts[i : i + 16]) for i in range(0, len(texts), 16))
+
+
+def _float(v: float) -> str:
+    text = f"{v:.9g}"
+    return f"{text}f" if "." in text or "e" in text else f"{text}.f"
+
+
+def _header(name: str, shape_in: tuple[int, ...], shape_out: tuple[int, ...], arena: int) -> str:
+    elements = [int(np.prod(s)) for s in (shape_in, shape_out)]
+    return _HEADER.format(name=name, NAME=name.upper(), inputs=elements[0], outputs=elements[1], arena=arena,
+                          shape_in=" x ".join(map(str, shape_in)), shape_out=" x ".join(map(str, shape_out)))  # fmt: skip
+
+
+_HEADER = """\
+/* A network in C99, made by netwright.
+ * Input: {shape_in} floats, output: {shape_out} floats, row-major as in PyTorch. Nothing is allocated.
+ */
+#ifndef {NAME}_H
+#define {NAME}_H
+
+#define {NAME}_INPUT_ELEMENTS {inputs}
+#define {NAME}_OUTPUT_ELEMENTS {outputs}
+#define {NAME}_ARENA_BYTES {arena}
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+/* One example, in an arena of its own: not for two threads at once. Returns 0. */
+int {name}_run(const float *in, float *out);
+/* The same in memory of the caller: {NAME}_ARENA_BYTES bytes, aligned to 64. */
+int {name}_run_arena(const float *in, float *out, void *arena);
+/* n examples one after another. */
+int {name}_run_batch(const float *in, float *out, int n);
+#ifdef __cplusplus
+}}
+#endif
+#endif
+"""
+
+_BODY = """
+static unsigned char {name}_arena[{NAME}_ARENA_BYTES] NW_ALIGNED;
+
+int {name}_run_arena(const float *in, float *out, void *arena) {{
+  unsigned char *a = (unsigned char *)arena;
+  (void)a;
+{calls}
+  return 0;
+}}
+
+int {name}_run(const float *in, float *out) {{ return {name}_run_arena(in, out, {name}_arena); }}
+
+int {name}_run_batch(const float *in, float *out, int n) {{
+  for (int i = 0; i < n; i++)
+    {name}_run(in + (long)i * {NAME}_INPUT_ELEMENTS, out + (long)i * {NAME}_OUTPUT_ELEMENTS);
+  return 0;
+}}
+"""

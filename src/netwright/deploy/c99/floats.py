@@ -1,0 +1,242 @@
+"""Rules for float operations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netwright.core.graph import Node
+from netwright.deploy.c99 import layout, pack
+from netwright.deploy.c99.lower import Const, Lowering, Pointer, Rule, Value, buffer
+
+ACTS = {
+    "relu": "NW_RELU", "relu6": "NW_CLAMP", "hardtanh": "NW_CLAMP", "gelu": "NW_GELU", "silu": "NW_SILU",
+    "hardswish": "NW_HARDSWISH", "hardsigmoid": "NW_HARDSIGMOID",
+    "sigmoid": "NW_SIGMOID", "tanh": "NW_TANH", "leaky_relu": "NW_LEAKY", "elu": "NW_ELU",
+}  # fmt: skip
+
+
+def tile(oh: int, ow: int, blocks: int, registers: int, vectors: int) -> tuple[int, int, int]:
+    """Rows, columns and blocks of 16 channels of a register tile that needs the fewest cycles.
+
+    A tile of P pixels and N blocks of `vectors` registers does P*N*vectors multiply-adds for N*vectors + P loads, two of
+    each a cycle, and no faster than the latency of four cycles of one multiply-add.
+    """
+
+    def cycles(t: tuple[int, int, int]) -> tuple[float, int]:
+        rows, columns, n = t
+        p, v = rows * columns, n * vectors
+        tiles = math.ceil(oh / rows) * math.ceil(ow / columns) * math.ceil(blocks / n)
+        return tiles * (max(p * v / 2, (v + p) / 2, 4.0) + 0.5), p * n
+
+    sizes = product(range(1, min(oh, 8) + 1), range(1, min(ow, 16) + 1), range(1, min(blocks, 4) + 1))
+    return min((t for t in sizes if t[0] * t[1] * t[2] * vectors <= registers), key=cycles, default=(1, 1, 1))
+
+
+def _picked(wide: tuple[int, ...], narrow: tuple[int, ...]) -> tuple[int | str, ...]:
+    return tuple(a if a == b else f"NW_TILE({a}, {b})" for a, b in zip(wide, narrow, strict=True))
+
+
+def framed(work: Lowering, x: Value, pads: list[int]) -> tuple[Value, int, int]:
+    """x (channels last) in a frame of zeros; its height and width."""
+    top, left, bottom, right = pads
+    _, c, h, w = x.shape
+    if not any(pads):
+        return x, h, w
+    shape = (1, c, h + top + bottom, w + left + right)
+    y = work.new(x, shape=shape)
+    work.step("nw_frame", [x.at, y.at], x.steps, h, w, c * x.itemsize, top, left, bottom, right, writes=buffer(y))
+    return y, shape[2], shape[3]
+
+
+def convolve(
+    work: Lowering, node: Node, x: Value, weight: NDArray[np.float32], shape: layout.Shape, residual: Value | None
+) -> Value:
+    """The convolution of `node`, of x, plus `residual` (both channels last); `shape` of the result."""
+    a = node.attrs
+    groups, (sh, sw), (dh, dw) = a.get("groups", 1), a.get("stride", (1, 1)), a.get("dilation", (1, 1))
+    o, i, kh, kw = weight.shape
+    x, _, width = framed(work, x, a.get("pads", [0] * 4))
+    (_, c, h, w), (_, _, oh, ow) = x.shape, shape
+    bias = work.floats("bias", np.zeros(o, np.float32))
+    if (kh, kw, sh, sw) == (1, 1, 1, 1) and not any(a.get("pads", ())):
+        oh, ow, width = 1, oh * ow, h * w
+    fusion = work.fusions.get(node.name)
+    y = work.new(x, shape=shape, order=layout.channels_last(4))
+    end = (int(residual is not None), int(fusion is not None and fusion.relu))
+    vectors: list[Pointer]
+    if groups == c == o and i == 1 and c > 1:
+        wide, narrow = tile(oh, ow, 1, 14, 1)[:2], tile(oh, ow, 1, 10, 1)[:2]
+        vectors = [work.const(pack.float_depthwise(weight), "w"), work.const(pack.channels(bias, 1), "b")]
+        sizes = (width, oh, ow, c, kh, kw, sh, sw, dh, dw, *_picked(wide, narrow))
+        kernel = "nw_dwconv_f32"
+    else:
+        blocks = -(-(o // groups) // pack.BLOCK)
+        t = _picked(tile(oh, ow, blocks, 24, 1), tile(oh, ow, blocks, 12, 2))
+        vectors = [work.const(pack.float_conv(weight, groups), "w"), work.const(pack.channels(bias, groups), "b")]
+        sizes = (width, c, oh, ow, groups, i, o // groups, kh, kw, sh, sw, dh, dw, *t)
+        kernel = "nw_conv_f32"
+    work.step(kernel, [x.at, *vectors, residual.at if residual else None, y.at], *sizes, *end, writes=buffer(y))
+    return y
+
+
+def conv2d(work: Lowering, node: Node) -> Value:
+    x, added = work.channels_last(work.values[node.inputs[0]]), _residual(work, node)
+    return convolve(work, node, x, work.floats("weight"), node.spec.shape, added and work.channels_last(added))
+
+
+def _residual(work: Lowering, node: Node) -> Value | None:
+    """The tensor that is added to the result of `node`."""
+    fusion = work.fusions.get(node.name)
+    return None if fusion is None or fusion.residual is None else work.values[fusion.residual]
+
+
+def _matrix(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32]) -> Value:
+    """x [..., I] times weight [O, I] transposed, as a convolution of one pixel a row."""
+    if x.columns is not None:
+        weight = weight[:, x.columns]
+    last = len(x.shape) - 1
+    x = replace(work.last(x, (last,)), columns=None)
+    image = (1, x.shape[-1], 1, x.elements // x.shape[-1])
+    shape, order = (1, weight.shape[0], *image[2:]), layout.channels_last(4)
+    if (added := _residual(work, node)) is not None:
+        added = replace(work.ordered(added, x.order), shape=shape, order=order)
+    y = convolve(work, node, replace(x, shape=image, order=order), weight[:, :, None, None], shape, added)
+    return replace(y, shape=(*x.shape[:-1], weight.shape[0]), order=x.order)
+
+
+def linear(work: Lowering, node: Node) -> Value:
+    return _matrix(work, node, work.values[node.inputs[0]], work.floats("weight"))
+
+
+def matmul(work: Lowering, node: Node) -> Value:
+    x = work.values[node.inputs[0]]
+    other = work.floats("other", np.zeros(0, np.float32))
+    if len(node.inputs) != 1 or other.ndim != 2:
+        raise work.refuse("of two computed tensors")
+    if not node.attrs.get("reverse"):
+        return _matrix(work, node, x, np.ascontiguousarray(other.T))
+    turn = (*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2)
+    shape, order = layout.permuted(x.shape, x.order, turn)
+    y = _matrix(work, node, replace(x, shape=shape, order=order), other)
+    shape, order = layout.permuted(y.shape, y.order, turn)
+    return replace(y, shape=shape, order=order)
+
+
+def affine(work: Lowering, node: Node) -> Value:
+    x = work.channels_last(work.values[node.inputs[0]])
+    c = x.shape[1]
+    y = work.new(x)
+    vectors = [work.const(np.broadcast_to(work.floats(r).reshape(-1), (c,)), r[0]) for r in ("scale", "bias")]
+    work.step("nw_affine_f32", [x.at, *vectors, y.at], x.elements // c, c, writes=buffer(y))
+    return y
+
+
+def activation(work: Lowering, node: Node) -> Value:
+    x, a = work.values[node.inputs[0]], node.attrs
+    name = "NW_GELU_TANH" if node.op == "gelu" and a.get("approximate") == "tanh" else ACTS[node.op]
+    low, high = (0.0, 6.0) if node.op == "relu6" else (a.get("min", 0.0), a.get("max", 0.0))
+    low = a["slope"] if node.op == "leaky_relu" else a.get("alpha", 1.0) if node.op == "elu" else low
+    if any(s.writes is x.at for s in work.steps) and _alone(work, x):
+        work.step("nw_act_in_place_f32", [x.at], x.total, name, float(low), float(high), writes=buffer(x))
+        return x
+    y = work.new(x)
+    work.step("nw_act_f32", [x.at, y.at], x.total, name, float(low), float(high), writes=buffer(y))
+    return y
+
+
+def _alone(work: Lowering, x: Value) -> bool:
+    """Nothing but the present node is still to read the buffer of x, which may then be overwritten."""
+    names = [name for name, v in work.values.items() if v.at is x.at]
+    readers = {r.name for name in names for r in work.readers[name] if r.name not in work.values}
+    return readers <= {work.node.name} and not any(name in work.graph.outputs for name in names)
+
+
+def binary(work: Lowering, node: Node) -> Value:
+    op = f"NW_{node.op.upper()}"
+    reverse = int(bool(node.attrs.get("reverse")))
+    x = work.values[node.inputs[0]]
+    if len(node.inputs) == 2:
+        z = work.values[node.inputs[1]]
+        if math.prod(node.spec.shape) != x.elements:
+            x, z, reverse = z, x, 1
+    else:
+        other = work.floats("other") if "other" in node.weights else np.array(node.attrs["scalar"], np.float32)
+        z = Value(work.const(other, "k"), "f32", other.shape, layout.natural(other.ndim))
+    if math.prod(node.spec.shape) != x.elements or len(node.spec.shape) != len(x.shape):
+        raise work.refuse(f"of shapes {list(x.shape)} and {list(z.shape)}, which both broadcast")
+    missing = len(x.shape) - len(z.shape)
+    z = replace(z, shape=(1,) * missing + z.shape, order=(*range(missing), *(d + missing for d in z.order)))
+    dims = tuple(d for d, n in enumerate(z.shape) if n > 1)
+    sizes = layout.split(x.shape, x.order, dims)
+    if sizes is None and isinstance(z.at, Const):  # stored in full: there is no kernel for gaps
+        full = np.broadcast_to(z.at.data.reshape(z.shape), x.shape).transpose(x.order)
+        z, sizes = Value(work.const(full, "k"), "f32", x.shape, x.order), (1, x.elements, 1)
+    elif sizes is None:
+        x = work.last(x, dims)
+        sizes = layout.split(x.shape, x.order, dims)
+    assert sizes is not None
+    if isinstance(z.at, Const) and z.shape != x.shape:
+        z = replace(z, at=work.const(z.at.data.reshape(z.shape).transpose(x.order), "k"), order=x.order)
+    z = work.ordered(z, x.order)
+    y = work.new(x)
+    work.step("nw_binary_f32", [x.at, z.at, y.at], *sizes, op, reverse, writes=buffer(y))
+    return y
+
+
+def layer_norm(work: Lowering, node: Node) -> Value:
+    dims = tuple(node.attrs["shape"])
+    x = work.values[node.inputs[0]]
+    x = work.last(x, tuple(range(len(x.shape) - len(dims), len(x.shape))))
+    n = math.prod(dims)
+    weight, bias = work.floats("weight", np.ones(n, np.float32)), work.floats("bias", np.zeros(n, np.float32))
+    y = work.new(x)
+    vectors = [work.const(v.reshape(-1), r) for v, r in ((weight, "w"), (bias, "b"))]
+    work.step("nw_layer_norm_f32", [x.at, *vectors, y.at], x.elements // n, n, float(node.attrs["eps"]), writes=buffer(y))
+    return y
+
+
+def softmax(work: Lowering, node: Node) -> Value:
+    x = work.values[node.inputs[0]]
+    dim = node.attrs["dim"] % len(x.shape)
+    x = work.last(x, (dim,))
+    y = work.new(x)
+    work.step("nw_softmax_f32", [x.at, y.at], x.elements // x.shape[dim], x.shape[dim], writes=buffer(y))
+    return y
+
+
+def reduced(x: Value, dims: tuple[int, ...], keep: bool) -> tuple[layout.Shape, layout.Order]:
+    """Shape and order without `dims`, or with them of length one."""
+    if keep:
+        return tuple(1 if d in dims else n for d, n in enumerate(x.shape)), x.order
+    kept = [d for d in range(len(x.shape)) if d not in dims]
+    return tuple(x.shape[d] for d in kept), tuple(kept.index(d) for d in x.order if d in kept)
+
+
+def mean(work: Lowering, node: Node) -> Value:
+    dims = tuple(d % len(work.values[node.inputs[0]].shape) for d in node.attrs["dims"])
+    x, sizes = work.together(work.values[node.inputs[0]], dims)
+    shape, order = reduced(x, dims, node.attrs["keepdim"])
+    y = work.new(x, shape=shape, order=order)
+    work.step("nw_mean_f32", [x.at, y.at], *sizes, writes=buffer(y))
+    return y
+
+
+def avg_pool2d(work: Lowering, node: Node) -> Value:
+    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
+    (_, c, h, w), (_, _, oh, ow) = x.shape, node.spec.shape
+    y = work.new(x, shape=(1, c, oh, ow))
+    sizes = (h, w, c, oh, ow, *a["kernel"], *a["stride"], *a["padding"], int(a.get("count_include_pad", True)))
+    work.step("nw_avg_pool_f32", [x.at, y.at], *sizes, writes=buffer(y))
+    return y
+
+
+RULES: dict[str, Rule] = {
+    "conv2d": conv2d, "linear": linear, "matmul": matmul, "affine": affine,
+    "add": binary, "sub": binary, "mul": binary, "div": binary,
+    "layer_norm": layer_norm, "softmax": softmax, "mean": mean, "avg_pool2d": avg_pool2d, **dict.fromkeys(ACTS, activation),
+}  # fmt: skip

@@ -1,0 +1,378 @@
+"""Rules for integer, binary and spiking operations: the meaning is that of netwright.design.ops, integer for integer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netwright.core.graph import Node
+from netwright.deploy.c99 import layout, pack
+from netwright.deploy.c99.floats import framed, reduced
+from netwright.deploy.c99.lower import C_TYPES, LIMITS, Lowering, Pointer, Rule, Value, buffer
+
+
+def code_type(lo: int, hi: int) -> str:
+    """Smallest type that holds lo..hi, as in design.ops."""
+    return "u8" if lo >= 0 and hi <= 255 else "i8" if lo >= -128 and hi <= 127 else "i32"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The weights of one layer [O, I/G, kh, kw], what happens to its sums, and how the window moves."""
+
+    w: NDArray[np.int64]
+    bias: NDArray[np.int64]
+    mult: NDArray[np.int64] | None
+    shift: NDArray[np.int64] | None
+    type: str
+    bits: int
+    attrs: Mapping[str, Any]
+    groups: int
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """kh, kw, strides"""
+        return (*self.w.shape[2:], *self.attrs["stride"])
+
+    @property
+    def end(self) -> tuple[int, int, int]:
+        """Rescale?, lo, hi"""
+        return (1, int(self.attrs["lo"]), int(self.attrs["hi"])) if self.mult is not None else (0, 0, 0)
+
+
+def _sums(work: Lowering, node: Node, w: NDArray[np.int64], attrs: Mapping[str, Any], groups: int) -> Sums:
+    bias, mult, shift = work.ints("bias"), work.ints("mult"), work.ints("shift")
+    o = w.shape[0]
+    bias = np.zeros(o, np.int64) if bias is None else bias
+    if mult is not None:
+        assert shift is not None
+        mult, shift = np.broadcast_to(mult, (o,)), np.broadcast_to(shift, (o,))
+        if shift.min() < 1 or shift.max() > 62:
+            raise work.refuse(f"with a shift outside 1..62 ({shift.min()}..{shift.max()})")
+    bits = int(node.attrs["bits"])
+    allowed = {1: (-1, 1), 2: (-1, 0, 1)}.get(bits, range(-127, 128))
+    if not np.isin(w, list(allowed)).all():
+        raise work.refuse(f"with weights that do not fit in {bits} bits")
+    kind = "i32" if mult is None else code_type(node.attrs["lo"], node.attrs["hi"])
+    return Sums(w, bias, mult, shift, kind, bits, attrs, groups)
+
+
+def _unpacked(work: Lowering, s: Sums, flat: NDArray[np.int64]) -> Pointer:
+    """Codes in the order of `flat`: an array of bytes, or a buffer unpacked from planes of bits."""
+    if s.bits == 8:
+        return work.const(flat.astype(np.int8), "w")
+    y = work.scratch(flat.size)
+    negative = work.const(pack.bits(flat < 0), "negative")
+    if s.bits == 1:
+        work.step("nw_unpack1", [negative, y], flat.size, writes=y)
+    else:
+        work.step("nw_unpack2", [work.const(pack.bits(flat != 0), "some"), negative, y], flat.size, writes=y)
+    return y
+
+
+def _dot4_weights(work: Lowering, s: Sums) -> Pointer:
+    if s.bits == 8 or pack.is_tight(s.w, s.groups):
+        return _unpacked(work, s, pack.dot4(s.w, s.groups))
+    rows = _unpacked(work, s, pack.rows(s.w, s.groups))
+    o, i, kh, kw = s.w.shape
+    y = work.scratch(pack.dot4(s.w, s.groups).size)
+    work.step("nw_repack", [rows, y], s.groups, kh * kw, i, o // s.groups, writes=y)
+    return y
+
+
+def _vectors(work: Lowering, s: Sums, bias: NDArray[np.int64], blocked: bool) -> list[Pointer]:
+    """bias, mult and shift, in blocks of 16 channels or plain."""
+
+    def vector(v: NDArray[np.int64] | None, role: str, fill: int, dtype: type[np.integer[Any]]) -> Pointer:
+        if v is None:
+            return None
+        return work.const((pack.channels(v, s.groups, fill) if blocked else v).astype(dtype), role)
+
+    mult = np.int16 if work.mult16 else np.int32
+    return [vector(bias, "b", 0, np.int32), vector(s.mult, "m", 0, mult), vector(s.shift, "s", 1, np.uint8)]
+
+
+def _check_range(work: Lowering, s: Sums, largest: int) -> None:
+    worst = int((abs(s.w).reshape(s.w.shape[0], -1).sum(1) * largest + abs(s.bias)).max())
+    if worst >= 2**31:
+        raise work.refuse(f"whose sums can reach {worst}, beyond 32 bits")
+
+
+def convolve(work: Lowering, node: Node, x: Value, w: NDArray[np.int64], attrs: Mapping[str, Any], groups: int,
+             shape: layout.Shape) -> Value:  # fmt: skip
+    """Any weighted layer, of x channels last."""
+    s = _sums(work, node, w, attrs, groups)
+    y = work.new(x, type=s.type, shape=shape, order=layout.channels_last(4), spikes=False)
+    if node.op.startswith("b"):
+        _binary(work, s, x, y)
+    elif x.type == "i32" and s.mult is None:
+        _wide(work, s, x, y)
+    elif x.type not in LIMITS:
+        raise work.refuse(f"of {x.type} (quantize first)")
+    elif x.spikes and s.mult is None:
+        _events(work, s, x, y)
+    elif groups == x.shape[1] == w.shape[0] and w.shape[1] == 1 and groups > 1:
+        _depthwise(work, s, x, y)
+    else:
+        _dense(work, s, x, y)
+    return y
+
+
+def _dense(work: Lowering, s: Sums, x: Value, y: Value) -> None:
+    (_, c, h, w), (_, o, oh, ow) = x.shape, y.shape
+    top, left, bottom, right = s.attrs["pads"]
+    zero = 128 if x.type == "i8" else 0
+    i, i4, signed = c // s.groups, -(-(c // s.groups) // 4), x.type == "i8"
+    at: Pointer = x.at
+    if signed or any(s.attrs["pads"]) or i % 4:
+        height, width = h + top + bottom, w + left + right
+        at = work.scratch(x.steps * height * width * s.groups * i4 * 4)
+        work.step("nw_bytes", [x.at, at], x.steps, h, w, s.groups, i, i4, top, left, bottom, right, zero, writes=at)
+        h, w = height, width
+    bias = s.bias - zero * s.w.reshape(o, -1).sum(1)
+    _check_range(work, replace(s, bias=bias), 255)
+    kernel, window = _dot4_weights(work, s), s.window
+    if window == (1, 1, 1, 1):
+        h, w, oh, ow = 1, h * w, 1, oh * ow
+    pixels = ow if ow <= 12 else min(range(6, 13), key=lambda p: (-(-ow // p) * max(p, 8), -p))
+    sizes = (C_TYPES[s.type], x.steps, h, w, oh, ow, s.groups, i4, o // s.groups, *window, *s.attrs["dilation"])
+    narrow = min(pixels, 4)
+    tile = pixels if pixels == narrow else f"NW_TILE({pixels}, {narrow})"
+    work.step("nw_conv_i8", [at, kernel, *_vectors(work, s, bias, True), y.at], *sizes, tile, *s.end, writes=buffer(y))
+
+
+def _depthwise(work: Lowering, s: Sums, x: Value, y: Value) -> None:
+    _check_range(work, s, LIMITS[x.type])
+    x, h, w = framed(work, x, s.attrs["pads"])
+    (_, c, oh, ow) = y.shape
+    sizes = (C_TYPES[x.type], C_TYPES[s.type], x.steps, h, w, oh, ow, c, *s.window, *s.attrs["dilation"])
+    weights = _unpacked(work, s, pack.depthwise(s.w))
+    work.step("nw_dwconv_i8", [x.at, weights, *_vectors(work, s, s.bias, False), y.at], *sizes, *s.end, writes=buffer(y))
+
+
+def _events(work: Lowering, s: Sums, x: Value, y: Value) -> None:
+    _check_range(work, s, 1)
+    (_, c, h, w), (_, o, oh, ow) = x.shape, y.shape
+    top, left, _, _ = s.attrs["pads"]
+    bias, window = work.const(s.bias.astype(np.int32), "b"), (*s.window, top, left, *s.attrs["dilation"])
+    if s.groups == c == o and s.w.shape[1] == 1 and c > 1:
+        weights = _unpacked(work, s, pack.depthwise(s.w))
+        work.step("nw_event_dwconv", [x.at, weights, bias, y.at], x.steps, h, w, oh, ow, c, *window, writes=buffer(y))
+        return
+    if c // s.groups > 2**15:
+        raise work.refuse("of more than 32768 channels")
+    weights, active = _unpacked(work, s, pack.rows(s.w, s.groups)), work.scratch(2 * (c // s.groups) + 2)
+    sizes = (x.steps, h, w, oh, ow, s.groups, c // s.groups, o // s.groups, *window)
+    work.step("nw_event_conv", [x.at, weights, bias, y.at, active], *sizes, writes=buffer(y))
+
+
+def _wide(work: Lowering, s: Sums, x: Value, y: Value) -> None:
+    (_, c, h, w), (_, o, oh, ow) = x.shape, y.shape
+    top, left, _, _ = s.attrs["pads"]
+    weights, bias = _unpacked(work, s, pack.rows(s.w, s.groups)), work.const(s.bias.astype(np.int32), "b")
+    sizes = (x.steps, h, w, oh, ow, s.groups, c // s.groups, o // s.groups, *s.window, top, left, *s.attrs["dilation"])
+    work.step("nw_conv_i32", [x.at, weights, bias, y.at], *sizes, writes=buffer(y))
+
+
+def _binary(work: Lowering, s: Sums, x: Value, y: Value) -> None:
+    if s.bits != 1:
+        raise work.refuse(f"with weights of {s.bits} bits")
+    _check_range(work, s, 1)
+    (_, c, h, w), (_, o, oh, ow) = x.shape, y.shape
+    i, words = c // s.groups, -(-(c // s.groups) // 32)
+    signs = work.scratch(4 * x.steps * h * w * s.groups * words)
+    work.step("nw_signs", [x.at, signs], C_TYPES[x.type], x.steps * h * w * s.groups, i, writes=signs)
+    packed, whole = pack.words(s.w, s.groups)
+    weights: Pointer = work.const(packed, "bits")
+    taps = s.w.shape[2] * s.w.shape[3]
+    if not whole:
+        per = o // s.groups
+        unpacked = work.scratch(4 * s.groups * -(-per // pack.BLOCK) * taps * words * pack.BLOCK)
+        work.step("nw_unpack_words", [weights, unpacked], s.groups, taps, i, per, writes=unpacked)
+        weights = unpacked
+    top, left, _, _ = s.attrs["pads"]
+    sizes = (C_TYPES[s.type], x.steps, h, w, oh, ow, s.groups, i, o // s.groups, *s.window, top, left, *s.attrs["dilation"])
+    work.step("nw_conv_b1", [signs, weights, *_vectors(work, s, s.bias, True), y.at], *sizes, *s.end, writes=buffer(y))
+
+
+def conv2d(work: Lowering, node: Node) -> Value:
+    x = work.channels_last(work.values[node.inputs[0]])
+    w = work.ints("weight")
+    assert w is not None
+    return convolve(work, node, x, w, node.attrs, int(node.attrs["groups"]), (1, *node.spec.shape[1:]))
+
+
+def linear(work: Lowering, node: Node) -> Value:
+    x, w = work.values[node.inputs[0]], work.ints("weight")
+    assert w is not None
+    if len(x.shape) != 2:
+        raise work.refuse(f"of shape {list(x.shape)} (flatten first)")
+    if x.columns is not None:
+        w = w[:, x.columns]
+    image = replace(x, shape=(1, x.shape[1], 1, 1), order=(0, 2, 3, 1), columns=None)
+    attrs = {**node.attrs, "stride": [1, 1], "pads": [0] * 4, "dilation": [1, 1]}
+    y = convolve(work, node, image, w[:, :, None, None], attrs, 1, (1, w.shape[0], 1, 1))
+    return replace(y, shape=(1, w.shape[0]), order=(0, 1))
+
+
+def quantize(work: Lowering, node: Node) -> Value:
+    x, a = work.values[node.inputs[0]], node.attrs
+    y = work.new(x, type=code_type(a["lo"], a["hi"]))
+    inverse = float(np.float32(1.0 / a["scale"]))
+    work.step("nw_quantize", [x.at, y.at], C_TYPES[y.type], x.total, inverse, float(a["lo"]), float(a["hi"]), writes=buffer(y))
+    return y
+
+
+def dequantize(work: Lowering, node: Node) -> Value:
+    x, scale = work.channels_last(work.values[node.inputs[0]]), work.floats("scale").reshape(-1)
+    c = x.shape[1]
+    y = work.new(x, type="f32", spikes=False)
+    at = work.const(np.broadcast_to(scale, (c,)), "scale")
+    work.step("nw_dequantize", [x.at, at, y.at], C_TYPES[x.type], x.total // c, c, writes=buffer(y))
+    return y
+
+
+def qadd(work: Lowering, node: Node) -> Value:
+    a, b = (work.values[name] for name in node.inputs)
+    n = node.attrs
+    if a.shape != b.shape or a.steps != b.steps:
+        raise work.refuse(f"of shapes {list(a.shape)} and {list(b.shape)}")
+    b = work.ordered(b, a.order)
+    y = work.new(a, type=code_type(n["lo"], n["hi"]), spikes=False)
+    types = (C_TYPES[a.type], C_TYPES[b.type], C_TYPES[y.type])
+    work.step(
+        "nw_qadd", [a.at, b.at, y.at], *types, a.total, *(int(n[k]) for k in ("ma", "mb", "shift", "lo", "hi")), writes=buffer(y)
+    )
+    return y
+
+
+def qmul(work: Lowering, node: Node) -> Value:
+    x, z = (work.values[name] for name in node.inputs)
+    n = node.attrs
+    if x.elements < z.elements:
+        x, z = z, x
+    if (
+        len(x.shape) != len(z.shape)
+        or x.steps != 1
+        or z.steps != 1
+        or any(k not in (1, m) for k, m in zip(z.shape, x.shape, strict=True))
+    ):
+        raise work.refuse(f"of shapes {list(x.shape)} and {list(z.shape)}")
+    dims = tuple(d for d, k in enumerate(z.shape) if k > 1)
+    if (sizes := layout.split(x.shape, x.order, dims)) is None:
+        x = work.last(x, dims)
+        sizes = layout.split(x.shape, x.order, dims)
+    assert sizes is not None
+    z = work.ordered(z, x.order)
+    y = work.new(x, type=code_type(n["lo"], n["hi"]), spikes=False)
+    types = (C_TYPES[x.type], C_TYPES[z.type], C_TYPES[y.type])
+    work.step(
+        "nw_qmul", [x.at, z.at, y.at], *types, *sizes, *(int(n[k]) for k in ("mult", "shift", "lo", "hi")), writes=buffer(y)
+    )
+    return y
+
+
+def requantize(work: Lowering, node: Node) -> Value:
+    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
+    c = x.shape[1]
+    y = work.new(x, type=code_type(a["lo"], a["hi"]), spikes=False)
+    vectors: list[Pointer] = []
+    for role in ("mult", "bias"):
+        v = work.ints(role)
+        assert v is not None
+        vectors.append(work.const(np.broadcast_to(v, (c,)).astype(np.int32), role[0]))
+    types = (C_TYPES[x.type], C_TYPES[y.type])
+    work.step(
+        "nw_requantize",
+        [x.at, *vectors, y.at],
+        *types,
+        x.total // c,
+        c,
+        *(int(a[k]) for k in ("shift", "lo", "hi")),
+        writes=buffer(y),
+    )
+    return y
+
+
+def lut(work: Lowering, node: Node) -> Value:
+    x, a = work.values[node.inputs[0]], node.attrs
+    table = work.ints("table")
+    assert table is not None
+    if x.type == "i32":
+        raise work.refuse("of 32-bit sums")
+    y = work.new(x, type=code_type(a["lo"], a["hi"]), spikes=False)
+    wide = y.type == "i32"
+    data = table.astype({"u8": np.uint8, "i8": np.int8, "i32": np.int16}[y.type])
+    at = work.const(data if wide else data.view(np.uint8), "table")
+    work.step(
+        "nw_lut16" if wide else "nw_lut8",
+        [x.at, at, y.at],
+        C_TYPES[x.type],
+        x.total,
+        128 if x.type == "i8" else 0,
+        writes=buffer(y),
+    )
+    return y
+
+
+def _summed(work: Lowering, node: Node, kind: str, *end: int) -> Value:
+    x, (before, of, after) = work.together(work.values[node.inputs[0]], (2, 3))
+    shape, order = reduced(x, (2, 3), True)
+    y = work.new(x, type=kind, shape=shape, order=order, spikes=False)
+    work.step("nw_sum_codes", [x.at, y.at], C_TYPES[x.type], C_TYPES[kind], before, of, after, *end, writes=buffer(y))
+    return y
+
+
+def qmean(work: Lowering, node: Node) -> Value:
+    a = node.attrs
+    return _summed(work, node, code_type(a["lo"], a["hi"]), 1, *(int(a[k]) for k in ("mult", "shift", "lo", "hi")))
+
+
+def isum(work: Lowering, node: Node) -> Value:
+    return _summed(work, node, "i32", 0, 0, 1, 0, 0)
+
+
+def iadd(work: Lowering, node: Node) -> Value:
+    a, b = (work.values[name] for name in node.inputs)
+    if a.shape != b.shape or (a.type, b.type) != ("i32", "i32"):
+        raise work.refuse(f"of {a.type} {list(a.shape)} and {b.type} {list(b.shape)}")
+    b = work.ordered(b, a.order)
+    y = work.new(a, steps=max(a.steps, b.steps))
+    work.step("nw_iadd", [a.at, b.at, y.at], a.steps, b.steps, a.elements, writes=buffer(y))
+    return y
+
+
+def integrate(work: Lowering, node: Node) -> Value:
+    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
+    steps, c = int(a["steps"]), x.shape[1]
+    if x.type != "i32" or x.steps != a["current_steps"]:
+        raise work.refuse(f"of {x.type} over {x.steps} steps where {a['current_steps']} were declared")
+    vectors: list[Pointer] = []
+    for role in ("theta", "v0"):
+        v = work.ints(role)
+        assert v is not None
+        vectors.append(work.const(np.broadcast_to(v, (c,)).astype(np.int32), role))
+    y = work.new(x, type="i8", steps=steps, spikes=True)
+    sizes = (steps, x.elements // c, c, int(x.steps == 1), int(a["signed"]))
+    work.step("nw_integrate", [x.at, *vectors, y.at], *sizes, writes=buffer(y))
+    return y
+
+
+def readout(work: Lowering, node: Node) -> Value:
+    x, a = work.values[node.inputs[0]], node.attrs
+    if x.type != "i32" or x.steps != a["steps"]:
+        raise work.refuse(f"of {x.type} over {x.steps} steps where {a['steps']} were declared")
+    y = work.new(x, steps=1)
+    work.step("nw_readout", [x.at, y.at], x.steps, int(a["start"]), x.elements, writes=buffer(y))
+    return y
+
+
+RULES: dict[str, Rule] = {
+    "quantize": quantize, "dequantize": dequantize, "qconv2d": conv2d, "bconv2d": conv2d, "qlinear": linear, "blinear": linear,
+    "qadd": qadd, "qmul": qmul, "requantize": requantize, "lut": lut, "qmean": qmean, "isum": isum, "iadd": iadd,
+    "integrate": integrate, "readout": readout,
+}  # fmt: skip

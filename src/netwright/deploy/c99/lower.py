@@ -1,0 +1,273 @@
+"""Lower a Graph to steps: calls of kernels on buffers, every size a literal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netwright.core.errors import Unsupported
+from netwright.core.graph import Graph, Node
+from netwright.deploy.c99 import layout
+from netwright.deploy.c99.layout import Order, Shape
+
+WAY_OUT = "Deploy it with the ONNX back end instead, or replace the operation."
+SIZES = {"f32": 4, "i32": 4, "u8": 1, "i8": 1}
+LIMITS = {"u8": 255, "i8": 128}
+C_TYPES = {"u8": "NW_U8", "i8": "NW_I8", "i32": "NW_I32", "f32": "NW_F32"}
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory for one tensor (all its time steps) or for scratch; `external` names an argument of the C function."""
+
+    size: int
+    external: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Const:
+    """A constant array of the C file."""
+
+    name: str
+    data: NDArray[np.generic]
+
+
+Pointer = Buffer | Const | None
+Literal = int | float | str
+
+
+@dataclass
+class Step:
+    """One call: ``kernel(pointers..., literals...)``; `writes` is the buffer it fills."""
+
+    kernel: str
+    pointers: list[Pointer]
+    literals: tuple[Literal, ...]
+    writes: Buffer
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor: where it lies, its type, its logical shape and the order of its dimensions, `steps` times.
+
+    `columns[j]` is the logical index of element j of a flattened tensor whose elements were left where they lay.
+    """
+
+    at: Buffer | Const
+    type: str
+    shape: Shape
+    order: Order
+    steps: int = 1
+    spikes: bool = False
+    columns: NDArray[np.intp] | None = None
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def total(self) -> int:
+        return self.elements * self.steps
+
+    @property
+    def itemsize(self) -> int:
+        return SIZES[self.type]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What a convolution does at its end: adds the tensor `residual`, then a rectifier; its result is `output`."""
+
+    output: str
+    residual: str | None = None
+    relu: bool = False
+
+
+@dataclass
+class Lowering:
+    """Steps of a graph as they are collected."""
+
+    graph: Graph
+    values: dict[str, Value] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    consts: list[Const] = field(default_factory=list)
+    fusions: dict[str, Fusion] = field(default_factory=dict)
+    _known: dict[tuple[str, bytes], Const] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.readers = self.graph.consumers()
+        self.node: Node = self.graph.nodes[0]
+
+    @cached_property
+    def mult16(self) -> bool:
+        """Whether all factors of rescaling fit in 16 bits."""
+        keys = [n.weights["mult"] for n in self.graph if "mult" in n.weights and "shift" in n.weights]
+        return all(np.abs(self.graph.values[k]).max(initial=0) < 2**15 for k in keys)
+
+    def refuse(self, what: str = "") -> Unsupported:
+        op = f"{self.node.op} {what}".strip()
+        return Unsupported("The C99 back end", op, self.node.path or self.node.name, WAY_OUT)
+
+    def const(self, data: NDArray[np.generic], role: str) -> Const:
+        """A constant array; equal arrays are stored once."""
+        data = np.ascontiguousarray(data)
+        key = (data.dtype.str, data.tobytes())
+        if key not in self._known:
+            self._known[key] = Const(f"{role}{len(self.consts)}", data)
+            self.consts.append(self._known[key])
+        return self._known[key]
+
+    def step(self, kernel: str, pointers: list[Pointer], *literals: Literal, writes: Buffer) -> None:
+        self.steps.append(Step(kernel, pointers, literals, writes))
+
+    def new(self, like: Value, **changes: object) -> Value:
+        """A value in a buffer of its own."""
+        value = replace(like, at=Buffer(0), columns=None, **changes)  # type: ignore[arg-type]
+        assert isinstance(value.at, Buffer)
+        value.at.size = value.total * value.itemsize
+        return value
+
+    def scratch(self, size: int) -> Buffer:
+        return Buffer(size)
+
+    def ordered(self, x: Value, order: Order) -> Value:
+        """x with its dimensions in `order`, copied only where elements must move."""
+        if layout.same(x.shape, x.order, order):
+            return replace(x, order=order)
+        loops = layout.copy_loops(x.shape, x.order, order, x.steps)
+        if len(loops) > 4:
+            raise self.refuse(f"with {len(loops)} interleaved dimensions")
+        loops = [(1, 0)] * (4 - len(loops)) + loops
+        y = self.new(x, order=order)
+        self.step("nw_relayout", [x.at, y.at], x.itemsize, *(n for n, _ in loops), *(s for _, s in loops), writes=buffer(y))
+        return y
+
+    def channels_last(self, x: Value) -> Value:
+        return self.ordered(x, layout.channels_last(len(x.shape)))
+
+    def last(self, x: Value, dims: tuple[int, ...]) -> Value:
+        """x with `dims` fastest in memory, the others in the order they have."""
+        return self.ordered(x, (*(d for d in x.order if d not in dims), *dims))
+
+    def together(self, x: Value, dims: tuple[int, ...]) -> tuple[Value, tuple[int, int, int]]:
+        """x with `dims` side by side and in logical order, and the sizes (before, of, after) them; steps count as before."""
+        inside = [d for d in x.order if d in dims and x.shape[d] > 1]
+        sizes = layout.split(x.shape, x.order, dims)
+        if sizes is None or inside != sorted(inside):
+            x = self.last(x, dims)
+            sizes = layout.split(x.shape, x.order, dims)
+            assert sizes is not None
+        before, of, after = sizes
+        return x, (before * x.steps, of, after)
+
+    def weight(self, role: str) -> NDArray[np.generic] | None:
+        key = self.node.weights.get(role)
+        return None if key is None else np.asarray(self.graph.values[key])
+
+    def floats(self, role: str, default: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        found = self.weight(role)
+        if found is None:
+            assert default is not None
+            return default
+        return np.asarray(found, np.float32)
+
+    def ints(self, role: str) -> NDArray[np.int64] | None:
+        found = self.weight(role)
+        return None if found is None else found.astype(np.int64)
+
+
+def buffer(x: Value) -> Buffer:
+    assert isinstance(x.at, Buffer)
+    return x.at
+
+
+def find_fusions(graph: Graph) -> dict[str, Fusion]:
+    """Convolutions and linear layers whose only reader is an addition of an earlier tensor, or a rectifier."""
+    readers, place = graph.consumers(), {n.name: i for i, n in enumerate(graph.nodes)}
+    taken: set[str] = set()  # additions and rectifiers that belong to a layer already
+
+    def only_reader(end: Node) -> Node | None:
+        after = readers[end.name]
+        free = len(after) == 1 and end.name not in graph.outputs and after[0].name not in taken
+        return after[0] if free else None
+
+    found: dict[str, Fusion] = {}
+    for node in graph:
+        if node.op not in ("conv2d", "linear"):
+            continue
+        end, residual, relu = node, None, False
+        after = only_reader(end)
+        if after is not None and after.op == "add" and len(set(after.inputs)) == 2:
+            other = next(i for i in after.inputs if i != end.name)
+            if graph[other].spec.shape == node.spec.shape and place[other] < place[node.name]:
+                residual, end = other, after
+                taken.add(end.name)
+                after = only_reader(end)
+        if after is not None and after.op == "relu":
+            relu, end = True, after
+            taken.add(end.name)
+        if end is not node:
+            found[node.name] = Fusion(end.name, residual, relu)
+    return found
+
+
+Rule = Callable[[Lowering, Node], Value]
+
+
+def lower(graph: Graph, rules: dict[str, Rule]) -> Lowering:
+    """Steps for all nodes of `graph`, the last of which fill the buffer `out`.
+
+    Raises:
+        Unsupported: an operation, a shape or a type without a kernel, by the name of its node.
+    """
+    if len(graph.outputs) != 1:
+        raise Unsupported("The C99 back end", f"output of {len(graph.outputs)} tensors", "", "Return one tensor.")
+    work = Lowering(graph)
+    work.fusions = find_fusions(graph)
+    done: set[str] = set()
+    for node in graph:
+        work.node = node
+        if node.name in done:
+            continue
+        if node.op not in rules:
+            raise work.refuse()
+        value = rules[node.op](work, node)
+        work.values[node.name] = value
+        fusion = work.fusions.get(node.name)
+        if fusion is not None:
+            fused = _between(graph, node.name, fusion.output)
+            done |= fused
+            work.values |= dict.fromkeys(fused, value)
+    work.node = graph[graph.outputs[0]]
+    _finish(work, work.values[graph.outputs[0]])
+    return work
+
+
+def _between(graph: Graph, start: str, end: str) -> set[str]:
+    """Nodes after `start` on its single path to `end`."""
+    readers, found, name = graph.consumers(), set(), start
+    while name != end:
+        name = readers[name][0].name
+        found.add(name)
+    return found
+
+
+def _finish(work: Lowering, result: Value) -> None:
+    """Let the result lie in `out`, row-major: written there at once where nothing else reads it, else copied."""
+    if result.type != "f32" or result.steps != 1:
+        raise work.refuse(f"as the output of the network, of type {result.type} (end in floats, with dequantize)")
+    result = work.ordered(result, layout.natural(len(result.shape)))
+    at, out = result.at, Buffer(result.total * 4, "out")
+    others = [s for s in work.steps if at in s.pointers and s.writes is not at]
+    if isinstance(at, Const) or at.external or others:
+        work.step("nw_place", [at, out], 1, result.total, result.total, 0, 4, writes=out)
+        return
+    for step in work.steps:
+        step.pointers = [out if p is at else p for p in step.pointers]
+        if step.writes is at:
+            step.writes = out

@@ -1,0 +1,131 @@
+"""Rules for operations that move or select elements, of any type."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from netwright.core.graph import Node
+from netwright.deploy.c99 import layout
+from netwright.deploy.c99.lower import Buffer, Lowering, Rule, Value, buffer
+
+LINEAR = ("linear", "qlinear", "blinear")
+
+
+def graph_input(work: Lowering, node: Node) -> Value:
+    shape = node.spec.shape
+    if shape[:1] != (1,) or node.spec.kind != "float":
+        raise work.refuse(f"of shape {list(shape)} and type {node.spec.kind} (trace with one float example)")
+    if len(work.graph.inputs) > 1:
+        raise work.refuse("as one of several inputs")
+    return Value(Buffer(4 * node.spec.elements, "in"), "f32", shape, layout.natural(len(shape)))
+
+
+def constant(work: Lowering, node: Node) -> Value:
+    data = work.floats("value")
+    return Value(work.const(data, "value"), "f32", data.shape, layout.natural(data.ndim))
+
+
+def reshape(work: Lowering, node: Node) -> Value:
+    x, shape = work.values[node.inputs[0]], node.spec.shape
+    shape = (1, *shape[1:])
+    order = layout.reshaped(x.shape, x.order, shape)
+    if order is not None:
+        return replace(x, shape=shape, order=order)
+    flat = len(shape) == 2 and all(reader.op in LINEAR for reader in work.readers[node.name])
+    if flat and node.name not in work.graph.outputs:
+        columns = np.arange(x.elements).reshape(x.shape).transpose(x.order).reshape(-1)
+        return replace(x, shape=shape, order=(0, 1), columns=columns)
+    x = work.ordered(x, layout.natural(len(x.shape)))
+    return replace(x, shape=shape, order=layout.natural(len(shape)))
+
+
+def permute(work: Lowering, node: Node) -> Value:
+    x = work.values[node.inputs[0]]
+    shape, order = layout.permuted(x.shape, x.order, tuple(node.attrs["dims"]))
+    return replace(x, shape=shape, order=order)
+
+
+def slice_(work: Lowering, node: Node) -> Value:
+    x, a = work.values[node.inputs[0]], node.attrs
+    dim = a["dim"] % len(x.shape)
+    start, stop, step = slice(a["start"], a["end"], a.get("step", 1)).indices(x.shape[dim])
+    count = len(range(start, stop, step))
+    x, (before, of, after) = work.together(x, (dim,))
+    y = work.new(x, shape=tuple(count if d == dim else n for d, n in enumerate(x.shape)))
+    work.step("nw_slice", [x.at, y.at], before, of, count, start, step, after * x.itemsize, writes=buffer(y))
+    return y
+
+
+def cat(work: Lowering, node: Node) -> Value:
+    xs, dim = [work.values[name] for name in node.inputs], node.attrs["dim"] % len(node.spec.shape)
+    first = xs[0]
+    if any((x.type, x.steps) != (first.type, first.steps) for x in xs):
+        raise work.refuse("of different types or time steps")
+    order = layout.channels_last(4) if len(first.shape) == 4 and first.at is not None and dim == 1 else first.order
+    shape = tuple(sum(x.shape[d] for x in xs) if d == dim else n for d, n in enumerate(first.shape))
+    y = work.new(first, shape=shape, order=order, spikes=all(x.spikes for x in xs))
+    position = order.index(dim)
+    before = first.steps * math.prod(shape[d] for d in order[:position])
+    after = y.itemsize * math.prod(shape[d] for d in order[position + 1 :])
+    at = 0
+    for x in xs:
+        x = work.ordered(x, order)
+        work.step("nw_place", [x.at, y.at], before, x.shape[dim], shape[dim], at, after, writes=buffer(y))
+        at += x.shape[dim]
+    return y
+
+
+def pad(work: Lowering, node: Node) -> Value:
+    x, a = work.values[node.inputs[0]], node.attrs
+    rank, fill = len(x.shape), {"f32": np.float32, "i32": np.int32, "u8": np.uint8, "i8": np.int8}[x.type](a.get("value", 0.0))
+    for i in range(len(a["pad"]) // 2):
+        dim, (low, high) = rank - 1 - i, a["pad"][2 * i : 2 * i + 2]
+        if low == high == 0:
+            continue
+        if low < 0 or high < 0:
+            raise work.refuse("with negative padding")
+        if rank == 4:
+            x = work.channels_last(x)
+        position = x.order.index(dim)
+        before = x.steps * math.prod(x.shape[d] for d in x.order[:position])
+        after = math.prod(x.shape[d] for d in x.order[position + 1 :])
+        wide = x.shape[dim] + low + high
+        y = work.new(x, shape=tuple(wide if d == dim else n for d, n in enumerate(x.shape)))
+        value = work.const(np.array([fill]), "fill")
+        work.step("nw_fill", [value, y.at], y.total, y.itemsize, writes=buffer(y))
+        work.step("nw_place", [x.at, y.at], before, x.shape[dim], wide, low, after * x.itemsize, writes=buffer(y))
+        x = y
+    return x
+
+
+def max_pool2d(work: Lowering, node: Node) -> Value:
+    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
+    (_, c, h, w), (_, _, oh, ow) = x.shape, node.spec.shape
+    y = work.new(x, shape=(1, c, oh, ow))
+    sizes = (x.steps, h, w, c, oh, ow, *a["kernel"], *a["stride"], *a["padding"])
+    work.step(f"nw_max_pool_{x.type}", [x.at, y.at], *sizes, writes=buffer(y))
+    return y
+
+
+def interpolate(work: Lowering, node: Node) -> Value:
+    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
+    (_, c, h, w), (_, _, oh, ow) = x.shape, node.spec.shape
+    if x.steps > 1 or (a["mode"], x.type) == ("bilinear", "i32"):
+        raise work.refuse("of spikes or sums")
+    y = work.new(x, shape=(1, c, oh, ow))
+    if a["mode"] == "nearest":
+        work.step("nw_nearest", [x.at, y.at], h, w, c * x.itemsize, oh, ow, writes=buffer(y))
+    elif a["mode"] == "bilinear" and x.type == "f32":
+        work.step("nw_bilinear_f32", [x.at, y.at], h, w, c, oh, ow, int(a["align_corners"]), writes=buffer(y))
+    else:
+        raise work.refuse(f"of mode {a['mode']} on {x.type}")
+    return y
+
+
+RULES: dict[str, Rule] = {
+    "input": graph_input, "constant": constant, "reshape": reshape, "permute": permute, "slice": slice_, "cat": cat, "pad": pad,
+    "max_pool2d": max_pool2d, "interpolate": interpolate,
+}  # fmt: skip

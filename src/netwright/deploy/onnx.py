@@ -1,0 +1,400 @@
+"""ONNX: float and int8 graphs for ONNX Runtime and every other engine that reads the format.
+
+The file is written from our own Graph, operation by operation, with a dynamic batch. A float graph becomes float
+operators. An int8 graph becomes QDQ: codes travel as uint8 tensors of scale 1 (signed codes with zero point 128, because
+ONNX Runtime fuses a layer only if it reads and writes the same type), and a rescaling ``code = acc * mult / 2**shift``
+becomes the per-channel scale of the weights,
+
+    DequantizeLinear(x, 1), DequantizeLinear(W, m), DequantizeLinear(bias, m) -> Conv -> QuantizeLinear(., 1),
+
+with ``m[o] = mult[o] / 2**shift[o]``, the pattern that ONNX Runtime fuses into one integer convolution. Its rounding is in
+float32 with ties to even and its signed codes saturate at -128, ours is in 64-bit integers with ties upwards and stops at
+-127: a code may differ by one, so int8 results agree in prediction, not bit for bit. `OrtModel` asks for exact sums, which
+ONNX Runtime does not keep by default on x86 processors without VNNI (pairs of products saturate in 16 bits there).
+
+Spiking, ternary and binary graphs are refused: ONNX has neither their operators nor their bit widths, and a copy in
+8 bits or float would claim a form that it is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from netwright.core.errors import NetwrightError, Unsupported
+from netwright.core.graph import Graph, Node
+
+OPSET, IR_VERSION = 20, 9
+SIGNED = 128  # zero point of signed codes
+_KEEP = "Deploy this form as C (c99)."
+_REFUSED = {
+    **dict.fromkeys(("integrate", "iadd", "isum", "readout"), f"ONNX has no neurons that keep a state over time steps. {_KEEP}"),
+    **dict.fromkeys(("bconv2d", "blinear"), f"ONNX has no binary layers; in float they would save nothing. {_KEEP}"),
+}
+
+
+class _Writer:
+    """Collects ONNX nodes and initialisers; one method an operation of ours."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.nodes: list[onnx.NodeProto] = []
+        self.initialisers: dict[str, onnx.TensorProto] = {}
+        self.specs = {n.name: n.spec for n in graph}
+        self.sums: set[str] = set()  # tensors that hold 32-bit sums, carried in float
+
+    # --- pieces ---------------------------------------------------------------------------------------------------
+    def const(self, value: Any, dtype: Any = np.float32, name: str = "") -> str:
+        array = np.array(value, dtype=dtype, order="C")
+        name = name or f"const_{len(self.initialisers)}"
+        self.initialisers.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+    def emit(self, op: str, inputs: Sequence[str], out: str = "", **attrs: Any) -> str:
+        out = out or f"t_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [out], name=f"{op}_{len(self.nodes)}", **attrs))
+        return out
+
+    def weight(self, node: Node, role: str) -> str:
+        return self.const(self.value(node, role), name=node.weights[role])
+
+    def value(self, node: Node, role: str) -> np.ndarray:
+        if node.weights[role] not in self.graph.values:
+            raise NetwrightError(f"ONNX needs the values of {node.weights[role]!r}; this graph was read without its weights.")
+        return self.graph.value(node, role)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.specs[name].shape
+
+    def refuse(self, node: Node, why: str) -> Unsupported:
+        return Unsupported("ONNX", node.op, node.path, why)
+
+    def zero(self, name: str) -> str:
+        """The zero point of a tensor of codes: 128 where they are signed."""
+        return self.const(0 if self.specs[name].kind == "uint" else SIGNED, np.uint8)
+
+    def dequantise(self, x: str, scale: float = 1.0) -> str:
+        """Codes of the tensor `x` to real values."""
+        return self.emit("DequantizeLinear", [x, self.const(scale), self.zero(x)])
+
+    def quantise(self, x: str, node: Node, scale: float = 1.0) -> str:
+        """Real values to the codes of `node`, clamped to lo..hi."""
+        lo, hi = node.attrs["lo"], node.attrs["hi"]
+        type_lo, type_hi = (0, 255) if node.spec.kind == "uint" else (-127, 127)
+        if lo > type_lo or hi < type_hi:
+            low, high = (self.const(np.float32(v) * np.float32(scale)) for v in (lo, hi))
+            x = self.emit("Clip", [x, low, high])
+        return self.emit("QuantizeLinear", [x, self.const(scale), self.zero(node.name)], node.name)
+
+    # --- float ----------------------------------------------------------------------------------------------------
+    def conv2d(self, n: Node, x: str) -> None:
+        self._conv(n, [x, *(self.weight(n, r) for r in ("weight", "bias") if r in n.weights)], n.name)
+
+    def _conv(self, n: Node, inputs: list[str], out: str = "") -> str:
+        a = n.attrs
+        kernel = self.graph.params[n.weights["weight"]].shape[2:]
+        attrs = {"strides": a["stride"], "pads": a["pads"], "dilations": a["dilation"], "group": a["groups"]}
+        return self.emit("Conv", inputs, out, kernel_shape=list(kernel), **attrs)
+
+    def linear(self, n: Node, x: str) -> None:
+        weights = [self.weight(n, r) for r in ("weight", "bias") if r in n.weights]
+        if len(self.shape(x)) == 2:
+            self.emit("Gemm", [x, *weights], n.name, transB=1)
+            return
+        transposed = self.const(self.value(n, "weight").T, name=f"{n.weights['weight']}.T")
+        product = self.emit("MatMul", [x, transposed], n.name if len(weights) == 1 else "")
+        if len(weights) == 2:
+            self.emit("Add", [product, weights[1]], n.name)
+
+    def batch_norm(self, n: Node, x: str) -> None:
+        mean = self.value(n, "mean")
+        scale = self.weight(n, "weight") if "weight" in n.weights else self.const(np.ones_like(mean))
+        bias = self.weight(n, "bias") if "bias" in n.weights else self.const(np.zeros_like(mean))
+        stats = [scale, bias, self.weight(n, "mean"), self.weight(n, "var")]
+        self.emit("BatchNormalization", [x, *stats], n.name, epsilon=n.attrs["eps"])
+
+    def layer_norm(self, n: Node, x: str) -> None:
+        shape = n.attrs["shape"]
+        scale = self.weight(n, "weight") if "weight" in n.weights else self.const(np.ones(shape))
+        bias = [self.weight(n, "bias")] if "bias" in n.weights else []
+        self.emit("LayerNormalization", [x, scale, *bias], n.name, axis=-len(shape), epsilon=n.attrs["eps"])
+
+    def group_norm(self, n: Node, x: str) -> None:
+        """Groups as the channels of an instance norm, then the affine map by channel."""
+        groups, shape = n.attrs["groups"], self.shape(x)
+        flat = self.emit("Reshape", [x, self.const([0, groups, -1], np.int64)])
+        ones, zeros = self.const(np.ones(groups)), self.const(np.zeros(groups))
+        normed = self.emit("InstanceNormalization", [flat, ones, zeros], epsilon=n.attrs["eps"])
+        y = self.emit("Reshape", [normed, self.const([0, *shape[1:]], np.int64)])
+        y = self.emit("Mul", [y, self.channelwise(self.value(n, "weight"), len(shape))]) if "weight" in n.weights else y
+        if "bias" in n.weights:
+            y = self.emit("Add", [y, self.channelwise(self.value(n, "bias"), len(shape))])
+        self.emit("Identity", [y], n.name)
+
+    def channelwise(self, value: np.ndarray, rank: int) -> str:
+        return self.const(np.reshape(value, (-1, *[1] * (rank - 2))))
+
+    def affine(self, n: Node, x: str) -> None:
+        rank = len(self.shape(x))
+        scaled = self.emit("Mul", [x, self.channelwise(self.value(n, "scale"), rank)])
+        self.emit("Add", [scaled, self.channelwise(self.value(n, "bias"), rank)], n.name)
+
+    def _arithmetic(self, op: str, n: Node, *xs: str) -> None:
+        inputs = list(xs)
+        if len(xs) == 1:
+            other = self.weight(n, "other") if "other" in n.weights else self.const(n.attrs["scalar"])
+            inputs = [other, xs[0]] if n.attrs.get("reverse") else [xs[0], other]
+        self.emit(op, inputs, n.name)
+
+    def silu(self, n: Node, x: str) -> None:
+        self.emit("Mul", [x, self.emit("Sigmoid", [x])], n.name)
+
+    def hardtanh(self, n: Node, x: str) -> None:
+        low, high = (0.0, 6.0) if n.op == "relu6" else (n.attrs["min"], n.attrs["max"])
+        self.emit("Clip", [x, self.const(low), self.const(high)], n.name)
+
+    relu6 = hardtanh
+
+    def _pool(self, op: str, n: Node, x: str, **attrs: Any) -> None:
+        """A last window that sticks out (ceil) is written as padding at the end."""
+        a, sizes, outs = n.attrs, self.shape(x)[2:], n.spec.shape[2:]
+        needed = [
+            (o - 1) * s + k - i - p for o, s, k, i, p in zip(outs, a["stride"], a["kernel"], sizes, a["padding"], strict=True)
+        ]
+        pads = [*a["padding"], *(max(p, e) for p, e in zip(a["padding"], needed, strict=True))]
+        self.emit(op, [x], n.name, kernel_shape=a["kernel"], strides=a["stride"], pads=pads, **attrs)
+
+    def max_pool2d(self, n: Node, x: str) -> None:
+        self._pool("MaxPool", n, x)
+
+    def avg_pool2d(self, n: Node, x: str) -> None:
+        counts_padding = bool(n.attrs.get("count_include_pad", True))
+        if n.attrs.get("ceil") and counts_padding and any(n.attrs["padding"]):
+            raise self.refuse(n, "Use count_include_pad=False or ceil_mode=False: engines disagree on the two together.")
+        self._pool("AveragePool", n, x, count_include_pad=int(counts_padding and not n.attrs.get("ceil")))
+
+    def mean(self, n: Node, x: str) -> None:
+        if n.attrs["dims"] == [2, 3] and n.attrs["keepdim"] and len(self.shape(x)) == 4:
+            self.emit("GlobalAveragePool", [x], n.name)
+        else:
+            self.emit("ReduceMean", [x, self.const(n.attrs["dims"], np.int64)], n.name, keepdims=int(n.attrs["keepdim"]))
+
+    def reshape(self, n: Node, x: str) -> None:
+        if self.shape(x)[0] != n.spec.shape[0]:
+            raise self.refuse(n, "It moves data between the batch and other axes, which fixes the batch size.")
+        self.emit("Reshape", [x, self.const([0, *n.spec.shape[1:]], np.int64)], n.name)
+
+    def permute(self, n: Node, x: str) -> None:
+        self.emit("Transpose", [x], n.name, perm=n.attrs["dims"])
+
+    def slice(self, n: Node, x: str) -> None:
+        a = n.attrs
+        bounds = [
+            self.const([v], np.int64) for v in (a["start"], min(a["end"], self.shape(x)[a["dim"]]), a["dim"], a.get("step", 1))
+        ]
+        self.emit("Slice", [x, *bounds], n.name)
+
+    def cat(self, n: Node, *xs: str) -> None:
+        self.emit("Concat", xs, n.name, axis=n.attrs["dim"])
+
+    def interpolate(self, n: Node, x: str) -> None:
+        if n.attrs["mode"] not in ("nearest", "bilinear"):
+            raise self.refuse(n, "Use nearest or bilinear interpolation.")
+        sizes = self.const(n.spec.shape[2:], np.int64)
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        if n.attrs["mode"] == "bilinear":
+            corners = "align_corners" if n.attrs["align_corners"] else "half_pixel"
+            how = {"mode": "linear", "coordinate_transformation_mode": corners}
+        self.emit("Resize", [x, "", "", sizes], n.name, axes=[2, 3], **how)
+
+    def pad(self, n: Node, x: str) -> None:
+        """torch lists (before, after) from the last axis backwards; ONNX all befores, then all afters."""
+        pairs, rank = np.reshape(n.attrs["pad"], (-1, 2)), len(self.shape(x))
+        if (pairs < 0).any():
+            raise self.refuse(n, "Padding by a negative amount is cropping; slice instead.")
+        table = np.zeros((rank, 2), np.int64)
+        table[rank - len(pairs) :] = pairs[::-1]
+        self.emit("Pad", [x, self.const(table.T.ravel(), np.int64), self.const(n.attrs.get("value", 0.0))], n.name)
+
+    def sdpa(self, n: Node, q: str, k: str, v: str) -> None:
+        rank, width = len(self.shape(q)), self.shape(q)[-1]
+        scale = n.attrs.get("scale")
+        scaled = self.emit("Mul", [q, self.const(1 / math.sqrt(width) if scale is None else scale)])
+        turned = self.emit("Transpose", [k], perm=[*range(rank - 2), rank - 1, rank - 2])
+        scores = self.emit("Softmax", [self.emit("MatMul", [scaled, turned])], axis=-1)
+        self.emit("MatMul", [scores, v], n.name)
+
+    def constant(self, n: Node) -> None:
+        self.emit("Identity", [self.weight(n, "value")], n.name)
+
+    # --- int8 -----------------------------------------------------------------------------------------------------
+    def quantize(self, n: Node, x: str) -> None:
+        self.quantise(x, n, n.attrs["scale"])
+
+    def _weighted(self, n: Node, x: str) -> None:
+        if n.attrs["bits"] != 8:
+            kind = {1: "binary", 2: "ternary"}.get(n.attrs["bits"], f"{n.attrs['bits']}-bit")
+            raise self.refuse(n, f"Its weights are {kind}; ONNX would store them in 8 bits. {_KEEP}")
+        weight, bias = self.value(n, "weight"), self.value(n, "bias") if "bias" in n.weights else None
+        channels = len(weight)
+        unit = np.ones(channels)
+        if "mult" in n.weights:
+            unit = np.ldexp(self.value(n, "mult").astype(np.float64), -self.value(n, "shift").astype(np.int64))
+        # a scale is positive in ONNX: a negative factor moves into the codes, a zero one empties them
+        sign = np.sign(unit).astype(np.int8)
+        scale = np.where(unit == 0, 1.0, np.abs(unit)).astype(np.float32)
+        signed = (weight * sign.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
+        inputs = [self.dequantise(x), self._channel_scaled(signed, scale, np.int8)]
+        if bias is not None:
+            inputs.append(self._channel_scaled(bias.astype(np.int32) * sign, scale, np.int32))
+        out = n.name if "mult" not in n.weights else ""
+        y = self._conv(n, inputs, out) if n.op == "qconv2d" else self.emit("Gemm", inputs, out, transB=1)
+        if "mult" in n.weights:
+            self.quantise(y, n)
+        else:
+            self.sums.add(n.name)
+
+    def _channel_scaled(self, codes: np.ndarray, scale: np.ndarray, dtype: Any) -> str:
+        zero = self.const(np.zeros(len(scale)), dtype)
+        return self.emit("DequantizeLinear", [self.const(codes, dtype), self.const(scale), zero], axis=0)
+
+    qconv2d = qlinear = _weighted
+
+    def dequantize(self, n: Node, x: str) -> None:
+        real = x if x in self.sums else self.dequantise(x)
+        self.emit("Mul", [real, self.channelwise(self.value(n, "scale"), len(self.shape(x)))], n.name)
+
+    def qadd(self, n: Node, a: str, b: str) -> None:
+        """Negative factors turn the sum into a difference; both negative do not occur in a sum of two branches."""
+        ma, mb = (math.ldexp(n.attrs[k], -n.attrs["shift"]) for k in ("ma", "mb"))
+        if ma < 0:
+            (a, ma), (b, mb) = (b, mb), (a, ma)
+        if ma <= 0 or mb == 0:
+            raise self.refuse(n, f"Its factors are {ma:g} and {mb:g}; at least one must be positive.")
+        left, right = self.dequantise(a, ma), self.dequantise(b, abs(mb))
+        self.quantise(self.emit("Add" if mb > 0 else "Sub", [left, right]), n)
+
+    def qmul(self, n: Node, a: str, b: str) -> None:
+        factor = math.ldexp(n.attrs["mult"], -n.attrs["shift"])
+        if factor <= 0:
+            raise self.refuse(n, f"Its factor is {factor:g}; it must be positive.")
+        self.quantise(self.emit("Mul", [self.dequantise(a), self.dequantise(b, factor)]), n)
+
+    def requantize(self, n: Node, x: str) -> None:
+        rank = len(self.shape(x))
+        mult, bias = (np.ldexp(self.value(n, r).astype(np.float64), -n.attrs["shift"]) for r in ("mult", "bias"))
+        scaled = self.emit("Mul", [self.dequantise(x), self.channelwise(mult, rank)])
+        self.quantise(self.emit("Add", [scaled, self.channelwise(bias, rank)]), n)
+
+    def lut(self, n: Node, x: str) -> None:
+        """A signed code c is stored as c + 128, which is its place in the table."""
+        stored = self.value(n, "table") + (0 if n.spec.kind == "uint" else SIGNED)
+        index = self.emit("Cast", [x], to=TensorProto.INT32)
+        self.emit("Gather", [self.const(stored, np.uint8), index], n.name, axis=0)
+
+    def qmean(self, n: Node, x: str) -> None:
+        area = math.prod(self.shape(x)[2:])
+        factor = math.ldexp(n.attrs["mult"], -n.attrs["shift"]) * area
+        self.quantise(self.emit("GlobalAveragePool", [self.dequantise(x, factor)]), n)
+
+    # --- all ------------------------------------------------------------------------------------------------------
+    def write(self) -> onnx.ModelProto:
+        for node in self.graph:
+            if node.op == "input":
+                continue
+            if (method := _method(self, node)) is None:
+                way_out = _REFUSED.get(
+                    node.op, "Run this network in PyTorch, or replace the module by an equal one of known operations."
+                )
+                raise self.refuse(node, way_out)
+            method(node, *node.inputs)
+            if node.op == "reshape" and node.inputs[0] in self.sums:
+                self.sums.add(node.name)
+        return self.model()
+
+    def model(self) -> onnx.ModelProto:
+        def info(name: str) -> onnx.ValueInfoProto:
+            shape = self.shape(name)
+            return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape[1:]] if shape else [])
+
+        inputs, outputs = ([info(name) for name in names] for names in (self.graph.inputs, self.graph.outputs))
+        graph = helper.make_graph(self.nodes, "netwright", inputs, outputs, list(self.initialisers.values()))
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, producer_name="netwright", ir_version=IR_VERSION, opset_imports=opsets)
+
+
+_SIMPLE: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
+    **{op.lower(): (op, lambda n: {}) for op in ("Relu", "Sigmoid", "Tanh", "HardSwish")},
+    "gelu": ("Gelu", lambda n: {"approximate": n.attrs.get("approximate", "none")}),
+    "hardsigmoid": ("HardSigmoid", lambda n: {"alpha": 1 / 6, "beta": 0.5}),
+    "leaky_relu": ("LeakyRelu", lambda n: {"alpha": n.attrs["slope"]}),
+    "elu": ("Elu", lambda n: {"alpha": n.attrs.get("alpha", 1.0)}),
+    "softmax": ("Softmax", lambda n: {"axis": n.attrs["dim"]}),
+}
+_ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "matmul": "MatMul"}
+
+
+def _method(writer: _Writer, node: Node) -> Callable[..., Any] | None:
+    if node.op in _SIMPLE:
+        op, attrs = _SIMPLE[node.op]
+        return lambda n, x: writer.emit(op, [x], n.name, **attrs(n))
+    if node.op in _ARITHMETIC:
+        return lambda n, *xs: writer._arithmetic(_ARITHMETIC[n.op], n, *xs)
+    return getattr(writer, node.op, None) if node.op in _METHODS else None
+
+
+_METHODS = frozenset(
+    "conv2d linear batch_norm layer_norm group_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean reshape permute slice "
+    "cat interpolate pad sdpa constant quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
+)
+
+
+def to_onnx(graph: Graph) -> bytes:
+    """A checked ONNX file (opset 20) of a float or int8 graph with values; first axis of inputs and outputs is ``batch``.
+
+    Raises:
+        Unsupported: a spiking, ternary or binary layer, or an operation that ONNX cannot take with a dynamic batch.
+        NetwrightError: the graph has no values.
+    """
+    model = _Writer(graph).write()
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+class OrtModel:
+    """An ONNX file in ONNX Runtime on the processor: x float32 [N, ...] -> float32 [N, ...].
+
+    Raises:
+        NetwrightError: the file is missing or ONNX Runtime refuses it.
+    """
+
+    def __init__(self, model: bytes | str | Path, threads: int = 1):
+        import onnxruntime
+
+        if not isinstance(model, bytes) and not Path(model).is_file():
+            raise NetwrightError(f"There is no ONNX file {model}.")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.log_severity_level = 3
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise NetwrightError(f"ONNX Runtime {onnxruntime.__version__} cannot run this file: {reason}") from error
+        self.threads = threads
+        self.names = [i.name for i in self.session.get_inputs()]
+
+    def run(self, *inputs: np.ndarray) -> np.ndarray:
+        """The graph's output for one batch; inputs are taken as float32."""
+        feed = {name: np.ascontiguousarray(x, dtype=np.float32) for name, x in zip(self.names, inputs, strict=True)}
+        return self.session.run(None, feed)[0]

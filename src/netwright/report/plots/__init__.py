@@ -1,0 +1,8 @@
+"""Plots as plain SVG, one kind a file; colours come from the page's style sheet, values from <title> elements."""
+
+from netwright.report.plots.bars import Bar as Bar
+from netwright.report.plots.bars import bars as bars
+from netwright.report.plots.line import Series as Series
+from netwright.report.plots.line import line as line
+from netwright.report.plots.scatter import Point as Point
+from netwright.report.plots.scatter import scatter as scatter
