@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 from netwright.cli.console import progress, write, write_json
@@ -41,9 +43,10 @@ def run(
         summary = prove(Chain(loaded, root, bars), command)
     if json:
         return write_json(summary)
-    from netwright.report.table import summary_table
+    from netwright.report.table import summary_table, summary_text
 
-    write(summary_table(summary))
+    wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= 110
+    write(summary_table(summary) if wide else summary_text(summary))
     return write(f"Report: {root / 'report' / 'index.html'}")
 
 

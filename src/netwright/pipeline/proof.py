@@ -190,7 +190,8 @@ def search_quality(chain: Chain) -> dict[str, float]:
     scaled = (points - low) / np.where(high > low, high - low, 1)
     first = max(1, min(chain.recipe.search.population, len(trials) // 2))
     reference = [1.1] * len(names)
-    return {
-        "all": hypervolume(scaled.tolist(), reference),
-        f"first {first} (random)": hypervolume(scaled[:first].tolist(), reference),
-    }
+
+    def share(part: np.ndarray) -> float:
+        return hypervolume(part.tolist(), reference) / 1.1 ** len(names)
+
+    return {"all": share(scaled), f"first {first} (random)": share(scaled[:first])}

@@ -93,7 +93,7 @@ class MeasureSection(Section):
 
 
 class RunRecipe(Section):
-    """A whole run. `calibration`: training images for quantisers and the converter. `threads`: of training, 0 = torch's own choice."""
+    """A whole run. `calibration`: training images for quantisers and the converter. `threads`: of training, 0 = torch's."""
 
     name: str = "digits"
     seed: int = 0

@@ -1,9 +1,9 @@
 """The contract of every compressor, for plug-in authors too: call `check_compressor` from a test of your own.
 
-    from netwright.testing.compress import check_compressor
+from netwright.testing.compress import check_compressor
 
-    def test_contract(tmp_path):
-        check_compressor(MyCompressor(), tmp_path)
+def test_contract(tmp_path):
+    check_compressor(MyCompressor(), tmp_path)
 """
 
 from __future__ import annotations

@@ -151,7 +151,8 @@ def _depthwise(work: Lowering, s: Sums, x: Value, y: Value) -> None:
     (_, c, oh, ow) = y.shape
     sizes = (C_TYPES[x.type], C_TYPES[s.type], x.steps, h, w, oh, ow, c, *s.window, *s.attrs["dilation"])
     weights = _unpacked(work, s, pack.depthwise(s.w))
-    work.step("nw_dwconv_i8", [x.at, weights, *_vectors(work, s, s.bias, False), y.at], *sizes, *s.end, writes=buffer(y))
+    vectors = _vectors(work, replace(s, groups=1), s.bias, True)
+    work.step("nw_dwconv_i8", [x.at, weights, *vectors, y.at], *sizes, *s.end, writes=buffer(y))
 
 
 def _events(work: Lowering, s: Sums, x: Value, y: Value) -> None:

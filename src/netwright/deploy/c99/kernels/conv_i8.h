@@ -74,28 +74,68 @@ NW_INLINE void nw_conv_i8(const uint8_t *NW_RESTRICT x, const int8_t *NW_RESTRIC
       }
 }
 
-/* Depthwise: x a zero frame of codes of type XT, w [KH][KW][C], bias, mult and shift [C]. */
+/* n (a literal, 1..16) codes of type XT times n weights, added to sixteen sums; nothing beyond them is read. */
+NW_INLINE nw_i16 nw_tap(nw_i16 acc, const void *NW_RESTRICT x, int XT, long at, const int8_t *NW_RESTRICT w, int n) {
+#if defined(NW_AVX2)
+  uint8_t part[2][16] = {{0}};
+  const void *xp = (const uint8_t *)x + at, *wp = w;
+  if (n < 16) {
+    memcpy(part[0], xp, (size_t)n);
+    memcpy(part[1], wp, (size_t)n);
+    xp = part[0];
+    wp = part[1];
+  }
+  const __m128i xv = _mm_loadu_si128((const __m128i *)xp), wv = _mm_loadu_si128((const __m128i *)wp);
+#if defined(NW_AVX512)
+  const __m512i a = XT == NW_U8 ? _mm512_cvtepu8_epi32(xv) : _mm512_cvtepi8_epi32(xv), b = _mm512_cvtepi8_epi32(wv);
+  /* the upper half of every lane of b is cleared: madd then gives the one product */
+  return _mm512_add_epi32(acc, _mm512_madd_epi16(a, _mm512_and_si512(b, _mm512_set1_epi32(0xFFFF))));
+#else
+  const __m256i low = _mm256_set1_epi32(0xFFFF);
+  const __m128i x8 = _mm_srli_si128(xv, 8), w8 = _mm_srli_si128(wv, 8);
+  const __m256i a0 = XT == NW_U8 ? _mm256_cvtepu8_epi32(xv) : _mm256_cvtepi8_epi32(xv);
+  const __m256i a1 = XT == NW_U8 ? _mm256_cvtepu8_epi32(x8) : _mm256_cvtepi8_epi32(x8);
+  acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(a0, _mm256_and_si256(_mm256_cvtepi8_epi32(wv), low)));
+  acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(a1, _mm256_and_si256(_mm256_cvtepi8_epi32(w8), low)));
+  return acc;
+#endif
+#else
+  for (int c = 0; c < n; c++) acc.v[c] += nw_get(x, XT, at + c) * w[c];
+  return acc;
+#endif
+}
+
+/* One block of n channels of a depthwise convolution, one row of P pixels at a time. */
+NW_INLINE void nw_dw_row_i8(const void *NW_RESTRICT x, const int8_t *NW_RESTRICT w, const int32_t *NW_RESTRICT bias,
+                            const nw_mult *NW_RESTRICT mult, const uint8_t *NW_RESTRICT shift, void *NW_RESTRICT y, int XT, int type,
+                            long from, long at, int IW, int C, int n, int KH, int KW, int SW, int DH, int DW, int P, int RESCALE,
+                            int lo, int hi) {
+  nw_i16 acc[8];
+  NW_UNROLL for (int p = 0; p < P; p++) acc[p] = nw_i16_load(bias);
+  for (int ky = 0; ky < KH; ky++)
+    for (int kx = 0; kx < KW; kx++) {
+      const long tap = from + ((long)ky * DH * IW + kx * DW) * C;
+      NW_UNROLL for (int p = 0; p < P; p++) acc[p] = nw_tap(acc[p], x, XT, tap + (long)p * SW * C, w + ((long)ky * KW + kx) * C, n);
+    }
+  NW_UNROLL for (int p = 0; p < P; p++) nw_finish(acc[p], mult, shift, y, type, at + (long)p * C, n, RESCALE, lo, hi);
+}
+
+/* Depthwise: x a zero frame of codes of type XT, w [KH][KW][C]; bias, mult and shift [C], filled up to 16. */
 NW_INLINE void nw_dwconv_i8(const void *NW_RESTRICT x, const int8_t *NW_RESTRICT w, const int32_t *NW_RESTRICT bias,
                             const nw_mult *NW_RESTRICT mult, const uint8_t *NW_RESTRICT shift, void *NW_RESTRICT y, int XT, int type,
                             int T, int IH, int IW, int OH, int OW, int C, int KH, int KW, int SH, int SW, int DH, int DW, int RESCALE,
                             int lo, int hi) {
+  const int P = OW < 4 ? OW : 4, whole = C / 16 * 16;
   for (int t = 0; t < T; t++)
     for (int oy = 0; oy < OH; oy++)
-      for (int ox = 0; ox < OW; ox++) {
+      for (int x0 = 0; x0 < OW; x0 += P) {
+        const int ox = NW_MIN(x0, OW - P);
         const long at = (((long)t * OH + oy) * OW + ox) * C, from = (((long)t * IH + oy * SH) * IW + ox * SW) * C;
-        for (int c0 = 0; c0 < C; c0 += 64) {
-          const int n = NW_MIN(64, C - c0);
-          int32_t acc[64];
-          for (int c = 0; c < n; c++) acc[c] = bias[c0 + c];
-          for (int ky = 0; ky < KH; ky++)
-            for (int kx = 0; kx < KW; kx++) {
-              const long tap = from + ((long)ky * DH * IW + kx * DW) * C + c0;
-              const int8_t *wt = w + ((long)ky * KW + kx) * C + c0;
-              for (int c = 0; c < n; c++) acc[c] += nw_get(x, XT, tap + c) * wt[c];
-            }
-          for (int c = 0; c < n; c++)
-            nw_put(y, type, at + c0 + c,
-                   RESCALE ? (int32_t)nw_clamp(nw_rescale(acc[c], mult[c0 + c], shift[c0 + c]), lo, hi) : acc[c]);
-        }
+        for (int c = 0; c < whole; c += 16)
+          nw_dw_row_i8(x, w + c, bias + c, RESCALE ? mult + c : 0, RESCALE ? shift + c : 0, y, XT, type, from + c, at + c, IW, C, 16, KH,
+                       KW, SW, DH, DW, P, RESCALE, lo, hi);
+        if (whole < C)
+          nw_dw_row_i8(x, w + whole, bias + whole, RESCALE ? mult + whole : 0, RESCALE ? shift + whole : 0, y, XT, type, from + whole,
+                       at + whole, IW, C, C % 16 ? C % 16 : 16, KH, KW, SW, DH, DW, P, RESCALE, lo, hi);
       }
 }
