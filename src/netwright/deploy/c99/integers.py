@@ -96,8 +96,12 @@ def _vectors(work: Lowering, s: Sums, bias: NDArray[np.int64], blocked: bool) ->
     return [vector(bias, "b", 0, np.int32), vector(s.mult, "m", 0, mult), vector(s.shift, "s", 1, np.uint8)]
 
 
+def _largest_sum(s: Sums, largest: int) -> int:
+    return int((abs(s.w).reshape(s.w.shape[0], -1).sum(1) * largest + abs(s.bias)).max())
+
+
 def _check_range(work: Lowering, s: Sums, largest: int) -> None:
-    worst = int((abs(s.w).reshape(s.w.shape[0], -1).sum(1) * largest + abs(s.bias)).max())
+    worst = _largest_sum(s, largest)
     if worst >= 2**31:
         raise work.refuse(f"whose sums can reach {worst}, beyond 32 bits")
 
@@ -106,7 +110,9 @@ def convolve(work: Lowering, node: Node, x: Value, w: NDArray[np.int64], attrs: 
              shape: layout.Shape) -> Value:  # fmt: skip
     """Any weighted layer, of x channels last."""
     s = _sums(work, node, w, attrs, groups)
-    y = work.new(x, type=s.type, shape=shape, order=layout.channels_last(4), spikes=False)
+    largest = 1 if x.spikes or node.op.startswith("b") else LIMITS.get(x.type, 0)
+    bound = _largest_sum(s, largest) if s.mult is None and largest else 0
+    y = work.new(x, type=s.type, shape=shape, order=layout.channels_last(4), spikes=False, bound=bound)
     if node.op.startswith("b"):
         _binary(work, s, x, y)
     elif x.type == "i32" and s.mult is None:
@@ -159,13 +165,14 @@ def _events(work: Lowering, s: Sums, x: Value, y: Value) -> None:
     _check_range(work, s, 1)
     (_, c, h, w), (_, o, oh, ow) = x.shape, y.shape
     top, left, _, _ = s.attrs["pads"]
-    bias, window = work.const(s.bias.astype(np.int32), "b"), (*s.window, top, left, *s.attrs["dilation"])
+    window = (*s.window, top, left, *s.attrs["dilation"])
     if s.groups == c == o and s.w.shape[1] == 1 and c > 1:
-        weights = _unpacked(work, s, pack.depthwise(s.w))
+        weights, (bias, _, _) = _unpacked(work, s, pack.depthwise(s.w)), _vectors(work, replace(s, groups=1), s.bias, True)
         work.step("nw_event_dwconv", [x.at, weights, bias, y.at], x.steps, h, w, oh, ow, c, *window, writes=buffer(y))
         return
     if c // s.groups > 2**15:
         raise work.refuse("of more than 32768 channels")
+    bias = work.const(s.bias.astype(np.int32), "b")
     weights, active = _unpacked(work, s, pack.rows(s.w, s.groups)), work.scratch(2 * (c // s.groups) + 2)
     sizes = (x.steps, h, w, oh, ow, s.groups, c // s.groups, o // s.groups, *window)
     work.step("nw_event_conv", [x.at, weights, bias, y.at, active], *sizes, writes=buffer(y))
@@ -342,7 +349,7 @@ def iadd(work: Lowering, node: Node) -> Value:
     if a.shape != b.shape or (a.type, b.type) != ("i32", "i32"):
         raise work.refuse(f"of {a.type} {list(a.shape)} and {b.type} {list(b.shape)}")
     b = work.ordered(b, a.order)
-    y = work.new(a, steps=max(a.steps, b.steps))
+    y = work.new(a, steps=max(a.steps, b.steps), bound=a.bound + b.bound if a.bound and b.bound else 0)
     work.step("nw_iadd", [a.at, b.at, y.at], a.steps, b.steps, a.elements, writes=buffer(y))
     return y
 
@@ -353,12 +360,14 @@ def integrate(work: Lowering, node: Node) -> Value:
     if x.type != "i32" or x.steps != a["current_steps"]:
         raise work.refuse(f"of {x.type} over {x.steps} steps where {a['current_steps']} were declared")
     vectors: list[Pointer] = []
+    reach = steps * x.bound
     for role in ("theta", "v0"):
         v = work.ints(role)
         assert v is not None
+        reach += int(abs(v).max())
         vectors.append(work.const(np.broadcast_to(v, (c,)).astype(np.int32), role))
     y = work.new(x, type="i8", steps=steps, spikes=True)
-    sizes = (steps, x.elements // c, c, int(x.steps == 1), int(a["signed"]))
+    sizes = (steps, x.elements // c, c, int(x.steps == 1), int(a["signed"]), int(not x.bound or reach >= 2**31))
     work.step("nw_integrate", [x.at, *vectors, y.at], *sizes, writes=buffer(y))
     return y
 

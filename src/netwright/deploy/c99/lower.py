@@ -56,6 +56,7 @@ class Value:
     """A tensor: where it lies, its type, its logical shape and the order of its dimensions, `steps` times.
 
     `columns[j]` is the logical index of element j of a flattened tensor whose elements were left where they lay.
+    `bound` is the largest magnitude that sums can have, 0 where it is not known.
     """
 
     at: Buffer | Const
@@ -65,6 +66,7 @@ class Value:
     steps: int = 1
     spikes: bool = False
     columns: NDArray[np.intp] | None = None
+    bound: int = 0
 
     @property
     def elements(self) -> int:
@@ -127,7 +129,7 @@ class Lowering:
 
     def new(self, like: Value, **changes: object) -> Value:
         """A value in a buffer of its own."""
-        value = replace(like, at=Buffer(0), columns=None, **changes)  # type: ignore[arg-type]
+        value = replace(like, **{"at": Buffer(0), "columns": None, "bound": 0, **changes})  # type: ignore[arg-type]
         assert isinstance(value.at, Buffer)
         value.at.size = value.total * value.itemsize
         return value

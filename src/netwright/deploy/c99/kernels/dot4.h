@@ -93,3 +93,34 @@ NW_INLINE void nw_finish(nw_i16 sums, const nw_mult *mult, const uint8_t *shift,
     nw_put(y, type, at + o, RESCALE ? (int32_t)nw_clamp(nw_rescale(s[o], mult[o], shift[o]), lo, hi) : s[o]);
 #endif
 }
+
+/* n (a literal, 1..16) codes of type XT times n weights, added to sixteen sums; nothing beyond them is read. */
+NW_INLINE nw_i16 nw_tap(nw_i16 acc, const void *NW_RESTRICT x, int XT, long at, const int8_t *NW_RESTRICT w, int n) {
+#if defined(NW_AVX2)
+  uint8_t part[2][16] = {{0}};
+  const void *xp = (const uint8_t *)x + at, *wp = w;
+  if (n < 16) {
+    memcpy(part[0], xp, (size_t)n);
+    memcpy(part[1], wp, (size_t)n);
+    xp = part[0];
+    wp = part[1];
+  }
+  const __m128i xv = _mm_loadu_si128((const __m128i *)xp), wv = _mm_loadu_si128((const __m128i *)wp);
+#if defined(NW_AVX512)
+  const __m512i a = XT == NW_U8 ? _mm512_cvtepu8_epi32(xv) : _mm512_cvtepi8_epi32(xv), b = _mm512_cvtepi8_epi32(wv);
+  /* the upper half of every lane of b is cleared: madd then gives the one product */
+  return _mm512_add_epi32(acc, _mm512_madd_epi16(a, _mm512_and_si512(b, _mm512_set1_epi32(0xFFFF))));
+#else
+  const __m256i low = _mm256_set1_epi32(0xFFFF);
+  const __m128i x8 = _mm_srli_si128(xv, 8), w8 = _mm_srli_si128(wv, 8);
+  const __m256i a0 = XT == NW_U8 ? _mm256_cvtepu8_epi32(xv) : _mm256_cvtepi8_epi32(xv);
+  const __m256i a1 = XT == NW_U8 ? _mm256_cvtepu8_epi32(x8) : _mm256_cvtepi8_epi32(x8);
+  acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(a0, _mm256_and_si256(_mm256_cvtepi8_epi32(wv), low)));
+  acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(a1, _mm256_and_si256(_mm256_cvtepi8_epi32(w8), low)));
+  return acc;
+#endif
+#else
+  for (int c = 0; c < n; c++) acc.v[c] += nw_get(x, XT, at + c) * w[c];
+  return acc;
+#endif
+}

@@ -35,6 +35,31 @@ NW_INLINE void nw_add_rows(int32_t *NW_RESTRICT sums, const int8_t *NW_RESTRICT 
   NW_UNROLL for (int j = 0; j < N; j++) nw_i16_store(sums + 16 * j, acc[j]);
 }
 
+/* The same for the last N (a literal, below 16) of the sums; nothing beyond them is touched. */
+NW_INLINE void nw_add_part(int32_t *NW_RESTRICT sums, const int8_t *NW_RESTRICT x, const int8_t *NW_RESTRICT w,
+                           const int16_t *NW_RESTRICT active, int n, int OC, int N) {
+#if defined(NW_AVX512)
+  const __mmask16 m = (__mmask16)((1u << N) - 1u);
+  __m512i total = _mm512_maskz_loadu_epi32(m, sums);
+  for (int k = 0; k < n; k++) {
+    const __m512i row = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(m, w + (long)active[k] * OC));
+    total = x[active[k]] > 0 ? _mm512_add_epi32(total, row) : _mm512_sub_epi32(total, row);
+  }
+  _mm512_mask_storeu_epi32(sums, m, total);
+#else
+  int32_t s[16] = {0};
+  int8_t v[16] = {0};
+  memcpy(s, sums, (size_t)N * sizeof(int32_t));
+  nw_i16 acc = nw_i16_load(s);
+  for (int k = 0; k < n; k++) {
+    memcpy(v, w + (long)active[k] * OC, (size_t)N);
+    acc = nw_add_row(acc, v, x[active[k]] > 0);
+  }
+  nw_i16_store(s, acc);
+  memcpy(sums, s, (size_t)N * sizeof(int32_t));
+#endif
+}
+
 /* Channels of one pixel that spike; eight silent ones are passed over at once. */
 NW_INLINE int nw_active(const int8_t *NW_RESTRICT x, int16_t *NW_RESTRICT active, int IC) {
   int n = 0, c = 0;
@@ -79,59 +104,102 @@ NW_INLINE void nw_event_conv(const int8_t *NW_RESTRICT x, const int8_t *NW_RESTR
               int o = 0;
               for (; o + 64 <= OC; o += 64) nw_add_rows(row + o, xg, wt + o, active, n, OC, 4);
               for (; o + 16 <= OC; o += 16) nw_add_rows(row + o, xg, wt + o, active, n, OC, 1);
-              for (; o < OC; o++)
-                for (int k = 0; k < n; k++) row[o] += xg[active[k]] * wt[(long)active[k] * OC + o];
+              if (o < OC) nw_add_part(row + o, xg, wt + o, active, n, OC, OC % 16 ? OC % 16 : 16);
             }
           }
         }
   }
 }
 
-/* Depthwise: w [KH][KW][C]. */
+/* Sums of n (a literal, 1..16) channels of one pixel of a depthwise convolution. */
+NW_INLINE void nw_event_dw_pixel(const int8_t *NW_RESTRICT x, const int8_t *NW_RESTRICT w, const int32_t *NW_RESTRICT bias,
+                                 int32_t *NW_RESTRICT y, int y0, int x0, int IH, int IW, int C, int n, int KH, int KW, int DH, int DW) {
+  nw_i16 acc = nw_i16_load(bias);
+  for (int ky = 0; ky < KH; ky++) {
+    const int iy = y0 + ky * DH;
+    if (iy < 0 || iy >= IH) continue;
+    for (int kx = 0; kx < KW; kx++) {
+      const int ix = x0 + kx * DW;
+      if (ix >= 0 && ix < IW) acc = nw_tap(acc, x, NW_I8, ((long)iy * IW + ix) * C, w + ((long)ky * KW + kx) * C, n);
+    }
+  }
+  nw_finish(acc, 0, 0, y, NW_I32, 0, n, 0, 0, 0);
+}
+
+/* Depthwise: w [KH][KW][C], bias [C] filled up to 16. */
 NW_INLINE void nw_event_dwconv(const int8_t *NW_RESTRICT x, const int8_t *NW_RESTRICT w, const int32_t *NW_RESTRICT bias,
                                int32_t *NW_RESTRICT y, int T, int IH, int IW, int OH, int OW, int C, int KH, int KW, int SH, int SW,
                                int PT, int PL, int DH, int DW) {
+  const int whole = C / 16 * 16;
   for (int t = 0; t < T; t++, x += (long)IH * IW * C)
     for (int oy = 0; oy < OH; oy++)
       for (int ox = 0; ox < OW; ox++, y += C) {
-        memcpy(y, bias, (size_t)C * sizeof(int32_t));
-        for (int ky = 0; ky < KH; ky++) {
-          const int iy = oy * SH - PT + ky * DH;
-          if (iy < 0 || iy >= IH) continue;
-          for (int kx = 0; kx < KW; kx++) {
-            const int ix = ox * SW - PL + kx * DW;
-            if (ix < 0 || ix >= IW) continue;
-            const int8_t *NW_RESTRICT v = x + ((long)iy * IW + ix) * C, *NW_RESTRICT k = w + ((long)ky * KW + kx) * C;
-            for (int c = 0; c < C; c++) y[c] += v[c] * k[c];
-          }
-        }
+        const int y0 = oy * SH - PT, x0 = ox * SW - PL;
+        for (int c = 0; c < whole; c += 16)
+          nw_event_dw_pixel(x + c, w + c, bias + c, y + c, y0, x0, IH, IW, C, 16, KH, KW, DH, DW);
+        if (whole < C)
+          nw_event_dw_pixel(x + whole, w + whole, bias + whole, y + whole, y0, x0, IH, IW, C, C % 16 ? C % 16 : 16, KH, KW, DH, DW);
       }
 }
 
-/* v += current; s = [v >= theta] (signed: minus [v <= -theta]); v -= s*theta, for all steps of 16 neurons at a time: the
- * membrane lives in registers. CONSTANT: the same current in every step. */
-NW_INLINE void nw_integrate(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT theta, const int32_t *NW_RESTRICT v0,
-                            int8_t *NW_RESTRICT y, int T, long R, int C, int CONSTANT, int SIGNED) {
-  const long step = R * C;
-  for (long r = 0; r < R; r++)
-    for (int c0 = 0; c0 < C; c0 += 16) {
-      const int n = NW_MIN(16, C - c0);
-      const long at = r * C + c0;
-      int64_t v[16] = {0}, threshold[16] = {0};
-      for (int c = 0; c < n; c++) {
-        v[c] = v0[c0 + c];
-        threshold[c] = theta[c0 + c];
-      }
-      for (int t = 0; t < T; t++) {
-        const int32_t *current = x + (CONSTANT ? at : t * step + at);
-        for (int c = 0; c < n; c++) {
-          v[c] += current[c];
-          const int64_t s = (int64_t)(v[c] >= threshold[c]) - (int64_t)(SIGNED && v[c] <= -threshold[c]);
-          v[c] -= s * threshold[c];
-          y[t * step + at + c] = (int8_t)s;
-        }
-      }
+/* All steps of n (a literal, 1..16) neurons whose potentials fit in 32 bits. */
+NW_INLINE void nw_integrate_16(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT theta, const int32_t *NW_RESTRICT v0,
+                               int8_t *NW_RESTRICT y, int T, long step, int n, int CONSTANT, int SIGNED) {
+#if defined(NW_AVX512)
+  const __mmask16 m = (__mmask16)((1u << n) - 1u);
+  const __m512i one = _mm512_set1_epi32(1), threshold = _mm512_maskz_loadu_epi32(m, theta);
+  const __m512i below = _mm512_sub_epi32(_mm512_setzero_si512(), threshold);
+  __m512i v = _mm512_maskz_loadu_epi32(m, v0);
+  for (int t = 0; t < T; t++) {
+    v = _mm512_add_epi32(v, _mm512_maskz_loadu_epi32(m, x + (CONSTANT ? 0 : t * step)));
+    const __mmask16 up = _mm512_cmpge_epi32_mask(v, threshold);
+    const __mmask16 down = SIGNED ? _mm512_cmple_epi32_mask(v, below) : (__mmask16)0;
+    v = _mm512_mask_sub_epi32(v, up, v, threshold);
+    __m512i s = _mm512_maskz_mov_epi32(up, one);
+    if (SIGNED) {
+      v = _mm512_mask_add_epi32(v, down, v, threshold);
+      s = _mm512_mask_sub_epi32(s, down, s, one);
     }
+    _mm_mask_storeu_epi8(y + t * step, m, _mm512_cvtepi32_epi8(s));
+  }
+#else
+  int32_t v[16];
+  memcpy(v, v0, (size_t)n * sizeof(int32_t));
+  for (int t = 0; t < T; t++) {
+    const int32_t *NW_RESTRICT current = x + (CONSTANT ? 0 : t * step);
+    int8_t *NW_RESTRICT out = y + t * step;
+    for (int c = 0; c < n; c++) {
+      v[c] += current[c];
+      const int32_t s = (v[c] >= theta[c]) - (SIGNED && v[c] <= -theta[c]);
+      v[c] -= s * theta[c];
+      out[c] = (int8_t)s;
+    }
+  }
+#endif
+}
+
+/* v += current; s = [v >= theta] (signed: minus [v <= -theta]); v -= s*theta, for all steps of 16 neurons at a time: the
+ * membrane lives in registers. CONSTANT: the same current in every step. WIDE: potentials need 64 bits. */
+NW_INLINE void nw_integrate(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT theta, const int32_t *NW_RESTRICT v0,
+                            int8_t *NW_RESTRICT y, int T, long R, int C, int CONSTANT, int SIGNED, int WIDE) {
+  const long step = R * C;
+  const int whole = C / 16 * 16;
+  for (long r = 0; r < R && !WIDE; r++) {
+    for (int c = 0; c < whole; c += 16)
+      nw_integrate_16(x + r * C + c, theta + c, v0 + c, y + r * C + c, T, step, 16, CONSTANT, SIGNED);
+    if (whole < C)
+      nw_integrate_16(x + r * C + whole, theta + whole, v0 + whole, y + r * C + whole, T, step, C % 16 ? C % 16 : 16, CONSTANT, SIGNED);
+  }
+  for (long i = 0; i < step && WIDE; i++) {
+    const int64_t threshold = theta[i % C];
+    int64_t v = v0[i % C];
+    for (int t = 0; t < T; t++) {
+      v += x[CONSTANT ? i : t * step + i];
+      const int64_t s = (int64_t)(v >= threshold) - (int64_t)(SIGNED && v <= -threshold);
+      v -= s * threshold;
+      y[t * step + i] = (int8_t)s;
+    }
+  }
 }
 
 /* Currents of AT and BT steps (one of them may be 1) of n neurons. */
