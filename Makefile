@@ -25,7 +25,7 @@ $(STAMP): $(BASE)
 install: $(BASE)
 
 demo: $(BASE)
-	env -u OMP_NUM_THREADS $(BIN)/netwright run examples/digits.toml
+	$(BIN)/netwright run examples/digits.toml
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -17,9 +17,10 @@ def catalogues() -> Iterator[tuple[str, Catalogue]]:
     from netwright.design import blocks
     from netwright.search import strategies
     from netwright.spike import convert
+    from netwright.tasks import augment
     from netwright.train import distil, elastic
 
-    for module in (blocks, strategies, elastic, distil, compress, convert):
+    for module in (augment, blocks, strategies, elastic, distil, compress, convert):
         yield module.__name__.removeprefix("netwright.").replace(".", "/"), module.CATALOGUE
 
 

@@ -104,9 +104,14 @@ class Chain:
         self.recipe, self.root, self.progress = recipe, Path(root), progress
         self.store = Store(self.root)
 
+    def _stage(self, *arguments: Any) -> Any:
+        """`Store.stage`, with the recipe's threads."""
+        with self.threads():
+            return self.store.stage(*arguments)
+
     @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """Training uses the recipe's threads; measuring uses one."""
+    def threads(self) -> Iterator[None]:
+        """The recipe's number of threads in PyTorch; what is timed uses one in any case."""
         before = torch.get_num_threads()
         if self.recipe.threads:
             torch.set_num_threads(self.recipe.threads)
@@ -123,7 +128,7 @@ class Chain:
         task = load_task(
             section.data, seed=self.recipe.seed, limit=section.limit or None, size=section.size or None, progress=self.progress
         )
-        self.store.keys["task"] = task.fingerprint
+        self.store.keys["task"] = f"{task.fingerprint} {section.augment}"
         return task
 
     @cached_property
@@ -191,11 +196,10 @@ class Chain:
             supernet.fade = min(1.0, step / (0.6 * recipe.steps))
 
         def make(folder: Path) -> Supernet:
-            with self._threads():
-                Sandwich().fit(
-                    supernet, self.data, recipe, augment=None, checkpoint=folder / "checkpoint.safetensors",
-                    progress=self._named("search: shared weights"), on_step=[fading],
-                )  # fmt: skip
+            Sandwich().fit(
+                supernet, self.data, recipe, augment=None, checkpoint=folder / "checkpoint.safetensors",
+                progress=self._named("search: shared weights"), on_step=[fading],
+            )  # fmt: skip
             self._save(supernet, folder / "weights.safetensors")
             return supernet
 
@@ -204,7 +208,7 @@ class Chain:
             return supernet
 
         inputs = {"train": recipe.to_json(), "design": self.recipe.design.model_dump(), "space": self._space_facts()}
-        result = self.store.stage("supernet", inputs, ("task",), make, load)
+        result = self._stage("supernet", inputs, ("task",), make, load)
         supernet.fade = 1.0
         return result
 
@@ -278,7 +282,7 @@ class Chain:
             return Searched(trials, [by_number[n] for n in data["front"]], by_number[data["chosen"]], data["seconds"])
 
         inputs = section.model_dump(exclude={"supernet"})
-        return self.store.stage("search", inputs, ("supernet",), make, load)
+        return self._stage("search", inputs, ("supernet",), make, load)
 
     def _choose(self, study: Study, seconds: float) -> Searched:
         section = self.recipe.search
@@ -307,10 +311,9 @@ class Chain:
 
         def make(folder: Path) -> nn.Module:
             module = self.inherit(arch)
-            with self._threads():
-                fitted = fit(
-                    module, self.data, recipe, checkpoint=folder / "checkpoint.safetensors", progress=self._named("train: float"),
-                )  # fmt: skip
+            fitted = fit(
+                module, self.data, recipe, checkpoint=folder / "checkpoint.safetensors", progress=self._named("train: float"),
+            )  # fmt: skip
             write_json(folder / "history.json", [asdict(r) for r in fitted.history])
             self._save(fitted.module, folder / "weights.safetensors")
             return merge(fitted.module)
@@ -321,7 +324,7 @@ class Chain:
             return merge(module)
 
         inputs = {"train": recipe.to_json(), "arch": arch.to_json()}
-        return self.store.stage("train", inputs, ("search",), make, load)
+        return self._stage("train", inputs, ("search",), make, load)
 
     # -- 5 compress, 6 spike, 7 deploy -----------------------------------------------------------------------------------
 
@@ -342,7 +345,7 @@ class Chain:
             bundle = Bundle.load(folder / "bundle")
             return Form(name, bundle.graph, bundle, bundle.info)
 
-        return self.store.stage(f"forms/{name}", self._form_inputs(name), ("train",), make, load)
+        return self._stage(f"forms/{name}", self._form_inputs(name), ("train",), make, load)
 
     def _form_inputs(self, name: str) -> dict[str, Any]:
         if name == "spiking":
@@ -366,12 +369,11 @@ class Chain:
         def fit_stage(trainee: nn.Module, *, stage: str, share: float, lr: float, weight_decay: float) -> nn.Module:
             steps = max(1, math.ceil(section.train.steps * share))
             recipe = section.train.with_(steps=steps, lr=lr, weight_decay=weight_decay, seed=self.recipe.seed)
-            with self._threads():
-                return fit(
-                    trainee, self.data, recipe, teacher=self.network,
-                    checkpoint=folder / f"checkpoint-{next(stage_number)}.safetensors",
-                    progress=self._named(f"compress: {name}, {stage}"),
-                ).module  # fmt: skip
+            return fit(
+                trainee, self.data, recipe, teacher=self.network,
+                checkpoint=folder / f"checkpoint-{next(stage_number)}.safetensors",
+                progress=self._named(f"compress: {name}, {stage}"),
+            ).module  # fmt: skip
 
         module = method.compress(self.network, self.example, self.calibration, fit_stage)
         return module, {"method": section.method}

@@ -105,6 +105,11 @@ def prove(chain: Chain, reproduce: str) -> dict[str, Any]:
     Raises:
         NetwrightError: an integer form whose compiled result differs from PyTorch's.
     """
+    with chain.threads():
+        return _prove(chain, reproduce)
+
+
+def _prove(chain: Chain, reproduce: str) -> dict[str, Any]:
     recipe, task = chain.recipe, chain.task
     forms: dict[str, Form] = {name: chain.form(name) for name in recipe.forms}
     x, y = task.test.x, task.test.y.numpy()
