@@ -30,6 +30,8 @@ from netwright.spike import convert, unroll
 from netwright.train.distil.kd import KnowledgeDistillation
 from netwright.train.elastic import Sandwich
 
+RATE_IMAGES = 512  # test images on which spike rates are observed; the accuracy is of the whole split
+
 
 def _logits(module: torch.nn.Module, x: Tensor, batch: int = 64) -> np.ndarray:
     with torch.no_grad():
@@ -159,7 +161,7 @@ def write_facts(chain: Chain, forms: Mapping[str, Form], summary: Mapping[str, A
         module = GraphModule(forms["spiking"].graph).eval()
         x, y = chain.task.test.x, chain.task.test.y
         over_time = list(enumerate(unroll.accuracy_over_time(module, (x, y)), 1))
-        rates = unroll.spike_rates(module, x)
+        rates = unroll.spike_rates(module, x[:RATE_IMAGES])
     facts = {
         "name": recipe.name,
         "summary": summary,
