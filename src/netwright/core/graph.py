@@ -20,6 +20,7 @@ ACTIVATIONS = frozenset(
     {"relu", "relu6", "hardtanh", "gelu", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "leaky_relu", "elu"}
 )
 WEIGHTED = frozenset({"conv2d", "linear", "qconv2d", "bconv2d", "qlinear", "blinear"})
+CONSTANT = "constant."  # prefix of the names of tensors that are written in the program, not learned
 LEARNED = frozenset({"weight", "bias", "other", "scale"})
 OPERATIONS = (
     frozenset(
@@ -110,8 +111,8 @@ class Graph:
     def parameters(self) -> int:
         """Number of weights, biases and other learned values, shared ones counted once; running statistics, rescaling
         factors and constants are not among them."""
-        learned = {key for n in self.nodes for role, key in n.weights.items() if role in LEARNED and n.op != "dequantize"}
-        return sum(self.params[key].elements for key in learned)
+        used = {key for n in self.nodes for role, key in n.weights.items() if role in LEARNED and n.op != "dequantize"}
+        return sum(self.params[key].elements for key in used if not key.startswith(CONSTANT))
 
     @property
     def weight_bytes(self) -> int:
