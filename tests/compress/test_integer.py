@@ -33,15 +33,23 @@ def noise_ratio(net: nn.Module, x: torch.Tensor) -> float:
     return float((out - net(x)).pow(2).mean().sqrt() / net(x).std())
 
 
-@pytest.mark.parametrize("m", [1.0, -0.37, 1e-9, 14.2, -3e4, 0.0, 2.0**-31, 0.999999999])
-def test_fixed_point(m):
-    mult, shift = (int(v) for v in fixed_point(np.float64(m)))
-    assert 1 <= shift <= 60 and abs(mult) <= 2**30
-    assert math.ldexp(mult, -shift) == pytest.approx(m, rel=2**-28, abs=1e-18)
+@pytest.mark.parametrize(
+    ("m", "bits"), [(m, b) for m in (1.0, -0.37, 1e-9, 14.2, 0.0, 2.0**-31, 0.999999999) for b in (15, 30)] + [(-3e4, 30)]
+)
+def test_fixed_point(m, bits):
+    mult, shift = (int(v) for v in fixed_point(np.float64(m), bits))
+    assert 1 <= shift <= 60 and abs(mult) < 2**bits
+    assert math.ldexp(mult, -shift) == pytest.approx(m, rel=2 ** (1 - bits), abs=1e-18)
     v = torch.tensor([-(2**31), 2**31 - 1, 12345, 0])
     exact = [math.floor((int(i) * mult + (1 << (shift - 1))) / (1 << shift)) if abs(int(i) * mult) < 2**52 else None for i in v]
     for got, want in zip(rescale(v, mult, shift).tolist(), exact, strict=True):
         assert want is None or got == want
+
+
+def test_a_factor_beyond_all_codes_saturates():
+    """Above 2**14 every sum but 0 leaves the range of the codes, so the largest factor does as well."""
+    mult, shift = fixed_point(np.array(-30000.0))
+    assert (int(mult), int(shift)) == (-(2**15) + 1, 1)
 
 
 def test_a_shared_shift_keeps_sums_in_32_bits():
