@@ -146,3 +146,49 @@ def test_spiking_network(same: Check, signed: bool) -> None:
     heads = [b.add("isum", u), b.linear("qlinear", b.flatten_steps(u), 10)]
     heads[0] = b.add("reshape", heads[0], shape=(1, 12))
     same(b.gather([b.add("readout", h, attrs={"steps": steps, "start": 2}) for h in heads]), b.input)
+
+
+@pytest.mark.parametrize("op, bits", [("qconv2d", 8), ("qconv2d", 2), ("bconv2d", 1)])
+def test_whole_blocks_of_channels(same: Check, op: str, bits: int) -> None:
+    """Channels that fill registers: weights of two bits and of one are read as they are stored."""
+    b = Builder((1, 64, 9, 6), seed=bits)
+    x, u = b.quantize("x"), b.quantize("x", 0, 255)
+    names = []
+    for n, (i, o) in enumerate([(16, 16), (32, 48), (64, 64), (48, 112), (64, 16), (32, 80)]):
+        part = b.add("slice", u if n % 2 and bits > 1 else x, attrs={"dim": 1, "start": 0, "end": i, "step": 1})
+        names.append(b.conv(op, part, o, 3 if n % 3 else 1, bits=bits, stride=1 + n // 4, rescale=n != 2))
+        names.append(b.conv(op, part, o, 3, bits=bits, pads=[3, 0, 1, 2], dilation=2))
+    same(b.gather(names), b.input, avx2=True)
+
+
+@pytest.mark.parametrize("op, bits", [("qconv2d", 8), ("qconv2d", 2), ("bconv2d", 1)])
+@pytest.mark.parametrize("channels", [7, 16, 33, 64])
+def test_addition_at_the_end_of_a_layer(same: Check, op: str, bits: int, channels: int) -> None:
+    """A convolution adds the codes of another tensor itself: on both sides, of both types, and not where 32 bits are too few."""
+    b = Builder((1, channels, 5, 7), seed=channels)
+    x, u = b.quantize("x"), b.quantize("x", 0, 255)
+    ends = [
+        {"ma": 12345, "mb": -23456, "shift": 15, "lo": -127, "hi": 127},
+        {"ma": 2**30, "mb": 2**30, "shift": 31, "lo": 0, "hi": 255},
+        {"ma": 3, "mb": 1, "shift": 1, "lo": 0, "hi": 255},
+    ]
+    names = []
+    for n, end in enumerate(ends):
+        y = b.conv(op, x, channels, 3, bits=bits)
+        names.append(b.add("qadd", *((y, x) if n % 2 else (u, y)), attrs=end))
+    names.append(b.conv(op, names[0], channels, 3, bits=bits))
+    same(b.gather(names), b.input, avx2=True)
+
+
+def test_wide_borders_of_binary_layers(same: Check) -> None:
+    """Every class of border pixels has the bias of the taps that it misses."""
+    b = Builder((1, 40, 6, 4), seed=9)
+    x = b.quantize("x")
+    names = [
+        b.conv("bconv2d", x, 24, 7, bits=1, rescale=False),
+        b.conv("bconv2d", x, 33, 5, bits=1, pads=[4, 4, 4, 4], stride=2, rescale=False),
+        b.conv("bconv2d", x, 8, 3, bits=1, pads=[0, 5, 3, 0], dilation=2, rescale=False),
+        b.conv("bconv2d", x, 80, 1, bits=1, pads=[1, 1, 1, 1], rescale=False),
+        b.conv("bconv2d", x, 20, 3, bits=1, groups=4, rescale=False),
+    ]
+    same(b.gather(names), b.input, avx2=True)

@@ -367,6 +367,14 @@ def to_onnx(graph: Graph) -> bytes:
     return model.SerializeToString()
 
 
+def _has_vnni() -> bool:
+    """Whether the processor adds products of bytes in 32 bits."""
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
 class OrtModel:
     """An ONNX file in ONNX Runtime on the processor: x float32 [N, ...] -> float32 [N, ...].
 
@@ -383,7 +391,8 @@ class OrtModel:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not _has_vnni():  # its sums of two products would saturate at 16 bits; slower, and needed only there
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3
         source = model if isinstance(model, bytes) else str(model)
         try:

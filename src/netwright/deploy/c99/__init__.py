@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from netwright.core.graph import Graph
+from netwright.deploy.c99.compile import ISAS as ISAS
 from netwright.deploy.c99.compile import Sizes as Sizes
+from netwright.deploy.c99.compile import chosen_isa as chosen_isa
 from netwright.deploy.c99.compile import compile_c as compile_c
 from netwright.deploy.c99.compile import find_compiler as find_compiler
 from netwright.deploy.c99.compile import sizes as sizes
@@ -14,7 +16,7 @@ from netwright.deploy.c99.emit import emit as emit
 from netwright.deploy.loader import CompiledModel
 
 
-def build(graph: Graph, directory: Path | str, *, name: str = "model", portable: bool = False) -> CompiledModel:
+def build(graph: Graph, directory: Path | str, *, name: str = "model", isa: str | None = None) -> CompiledModel:
     """Emit, compile and load a network; `directory` keeps NAME.c, NAME.h and NAME.so.
 
     Raises:
@@ -23,5 +25,5 @@ def build(graph: Graph, directory: Path | str, *, name: str = "model", portable:
     """
     emitted = emit(graph, name)
     source = emitted.write(Path(directory))
-    library = compile_c(source, Path(directory) / f"{name}.so", portable=portable)
+    library = compile_c(source, Path(directory) / f"{name}.so", isa=isa)
     return CompiledModel(library, emitted.input_shape, emitted.output_shape, name=name)

@@ -27,6 +27,17 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
+# Options for each instruction set; "native" is whatever this processor has.
+ISAS = {
+    "native": ("-march=native",),
+    "portable": ("-DNETWRIGHT_PORTABLE",),
+    "avx2": ("-mavx2", "-mfma", "-mbmi2", "-mpopcnt"),
+    "avx512": (
+        *("-mavx2", "-mfma", "-mbmi2", "-mpopcnt", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
+        "-mavx512vpopcntdq",
+    ),
+    "neon": ("-march=armv8-a",),
+}
 ADVICE = "Set CC, install a C compiler (gcc or clang), or run: pip install 'netwright[zig]'"
 
 
@@ -49,13 +60,25 @@ def find_compiler() -> list[str]:
     raise CompilerError(f"No C compiler was found (looked for cc, gcc, clang and the ziglang wheel). {ADVICE}.")
 
 
-def compile_c(source: Path | str | Emitted, out: Path | str, *, portable: bool = False) -> Path:
+def chosen_isa(isa: str | None = None) -> str:
+    """The instruction set to compile for: `isa`, else $NETWRIGHT_ISA, else "native".
+
+    Raises:
+        CompilerError: none of `ISAS`.
+    """
+    isa = isa or os.environ.get("NETWRIGHT_ISA") or "native"
+    if isa not in ISAS:
+        raise CompilerError(f"There are no kernels for the instruction set {isa!r}; there are {', '.join(ISAS)}.")
+    return isa
+
+
+def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None = None) -> Path:
     """Compile a network to a shared library.
 
     Args:
         source: a .c file with its header beside it, a folder that holds one such file, or what `emit` returned.
         out: the library to write; it appears whole or not at all. Options in $CFLAGS come after ours.
-        portable: plain C kernels only, without instructions of this very processor.
+        isa: instruction set of the kernels: native (the default), portable, avx2, avx512, neon; else $NETWRIGHT_ISA.
 
     Raises:
         CompilerError: no compiler, or it refused; with its output.
@@ -66,13 +89,13 @@ def compile_c(source: Path | str | Emitted, out: Path | str, *, portable: bool =
         path = source.write(Path(folder)) if isinstance(source, Emitted) else _c_file(Path(source))
         made = Path(folder) / "library.so"
         command = [*find_compiler(), *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), str(path), "-o", str(made), "-lm"]
-        if portable:
-            _run([*command, "-DNETWRIGHT_PORTABLE"])
-        else:
-            try:
-                _run([*command, "-march=native"])
-            except CompilerError:
-                _run(command)  # a compiler that does not know this processor; a real error shows again
+        isa = chosen_isa(isa)
+        try:
+            _run([*command, *ISAS[isa]])
+        except CompilerError:
+            if isa != "native":
+                raise
+            _run(command)  # a compiler that does not know this processor; a real error shows again
         os.replace(made, out)
     return out
 

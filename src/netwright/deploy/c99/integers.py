@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,23 @@ class Sums:
     bits: int
     attrs: Mapping[str, Any]
     groups: int
+    added: tuple[int | str, ...] = ()  # what nw_end says of a tensor that is added to the codes
+    residual: Pointer = None
 
     @property
     def window(self) -> tuple[int, ...]:
         """kh, kw, strides"""
         return (*self.w.shape[2:], *self.attrs["stride"])
 
-    @property
-    def end(self) -> tuple[int, int, int]:
-        """Rescale?, lo, hi"""
-        return (1, int(self.attrs["lo"]), int(self.attrs["hi"])) if self.mult is not None else (0, 0, 0)
+    def end(self, largest: int) -> str:
+        """What happens to sums of codes up to `largest`, as the kernels take it (nw_end in dot4.h)."""
+        if self.mult is None or self.shift is None:
+            return "(nw_end){NW_I32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}"
+        reach = _reach(self, largest) * abs(self.mult) + (1 << (self.shift - 1))
+        narrow = reach.max() < 2**31 and self.shift.max() < 32
+        added = self.added or (0, "NW_I8", 0, 0, 1, 0, 0)
+        values = (C_TYPES[self.type], 2 if narrow else 1, int(self.attrs["lo"]), int(self.attrs["hi"]), *added)
+        return f"(nw_end){{{', '.join(map(str, values))}}}"
 
 
 def _sums(work: Lowering, node: Node, w: NDArray[np.int64], attrs: Mapping[str, Any], groups: int) -> Sums:
@@ -96,8 +104,34 @@ def _vectors(work: Lowering, s: Sums, bias: NDArray[np.int64], blocked: bool) ->
     return [vector(bias, "b", 0, np.int32), vector(s.mult, "m", 0, mult), vector(s.shift, "s", 1, np.uint8)]
 
 
+def _reach(s: Sums, largest: int) -> NDArray[np.int64]:
+    """Largest magnitude of the sums of each channel."""
+    return np.asarray(abs(s.w).reshape(s.w.shape[0], -1).sum(1) * largest + abs(s.bias))
+
+
 def _largest_sum(s: Sums, largest: int) -> int:
-    return int((abs(s.w).reshape(s.w.shape[0], -1).sum(1) * largest + abs(s.bias)).max())
+    return int(_reach(s, largest).max())
+
+
+def _with_residual(work: Lowering, node: Node, s: Sums, y: Value) -> tuple[Sums, Value]:
+    """The sums and the result, with the addition of codes that follows this layer."""
+    fusion = work.fusions.get(node.name)
+    if fusion is None or fusion.residual is None:
+        return s, y
+    end = work.graph[fusion.output]
+    a, first = end.attrs, end.inputs[0] != fusion.residual
+    ma, mb = (int(a["ma"]), int(a["mb"])) if first else (int(a["mb"]), int(a["ma"]))
+    other = work.channels_last(replace(work.values[fusion.residual], shape=y.shape)) if len(y.shape) == 4 else None
+    assert other is not None
+    s = replace(s, added=(1, C_TYPES[other.type], ma, mb, int(a["shift"]), int(a["lo"]), int(a["hi"])), residual=other.at)
+    return replace(s, type=code_type(a["lo"], a["hi"])), work.new(y, type=code_type(a["lo"], a["hi"]))
+
+
+def tile(pixels: int, blocks: int, most: int, bands: int) -> tuple[int, int]:
+    """Pixels and blocks of 16 channels of a register tile of at most `most` by `bands`: few tiles, little that sticks out."""
+    n = min(blocks, bands)
+    sizes = range(1, min(pixels, most * bands // n, 12) + 1)
+    return min(sizes, key=lambda p: (-(-pixels // p) * (p * n + 2), -p)), n
 
 
 def _check_range(work: Lowering, s: Sums, largest: int) -> None:
@@ -113,6 +147,7 @@ def convolve(work: Lowering, node: Node, x: Value, w: NDArray[np.int64], attrs: 
     largest = 1 if x.spikes or node.op.startswith("b") else LIMITS.get(x.type, 0)
     bound = _largest_sum(s, largest) if s.mult is None and largest else 0
     y = work.new(x, type=s.type, shape=shape, order=layout.channels_last(4), spikes=False, bound=bound)
+    s, y = _with_residual(work, node, s, y)
     if node.op.startswith("b"):
         _binary(work, s, x, y)
     elif x.type == "i32" and s.mult is None:
@@ -141,24 +176,27 @@ def _dense(work: Lowering, s: Sums, x: Value, y: Value) -> None:
         h, w = height, width
     bias = s.bias - zero * s.w.reshape(o, -1).sum(1)
     _check_range(work, replace(s, bias=bias), 255)
-    kernel, window = _dot4_weights(work, s), s.window
+    direct = s.bits == 2 and pack.is_tight(s.w, s.groups) and i % 16 == 0
+    kernel = work.const(pack.ternary(s.w, s.groups), "w") if direct else _dot4_weights(work, s)
+    window = s.window
     if window == (1, 1, 1, 1):
         h, w, oh, ow = 1, h * w, 1, oh * ow
-    pixels = ow if ow <= 12 else min(range(6, 13), key=lambda p: (-(-ow // p) * max(p, 8), -p))
-    sizes = (C_TYPES[s.type], x.steps, h, w, oh, ow, s.groups, i4, o // s.groups, *window, *s.attrs["dilation"])
-    narrow = min(pixels, 4)
-    tile = pixels if pixels == narrow else f"NW_TILE({pixels}, {narrow})"
-    work.step("nw_conv_i8", [at, kernel, *_vectors(work, s, bias, True), y.at], *sizes, tile, *s.end, writes=buffer(y))
+    sizes = (x.steps, h, w, oh, ow, s.groups, i4, o // s.groups, *window, *s.attrs["dilation"])
+    wide, narrow = (tile(oh * ow, -(-(o // s.groups) // pack.BLOCK), *most) for most in ((6, 4), (4, 1)))
+    shape = (f"NW_TILE({a}, {b})" for a, b in zip(wide, narrow, strict=True))
+    pointers = [at, kernel, *_vectors(work, s, bias, True), s.residual, y.at]
+    end = s.end(LIMITS[x.type])
+    work.step("nw_conv_i8", pointers, *sizes, *shape, 2 if direct else 8, end, writes=buffer(y))
 
 
 def _depthwise(work: Lowering, s: Sums, x: Value, y: Value) -> None:
     _check_range(work, s, LIMITS[x.type])
     x, h, w = framed(work, x, s.attrs["pads"])
     (_, c, oh, ow) = y.shape
-    sizes = (C_TYPES[x.type], C_TYPES[s.type], x.steps, h, w, oh, ow, c, *s.window, *s.attrs["dilation"])
+    sizes = (C_TYPES[x.type], x.steps, h, w, oh, ow, c, *s.window, *s.attrs["dilation"])
     weights = _unpacked(work, s, pack.depthwise(s.w))
     vectors = _vectors(work, replace(s, groups=1), s.bias, True)
-    work.step("nw_dwconv_i8", [x.at, weights, *vectors, y.at], *sizes, *s.end, writes=buffer(y))
+    work.step("nw_dwconv_i8", [x.at, weights, *vectors, y.at], *sizes, s.end(LIMITS[x.type]), writes=buffer(y))
 
 
 def _events(work: Lowering, s: Sums, x: Value, y: Value) -> None:
@@ -186,25 +224,58 @@ def _wide(work: Lowering, s: Sums, x: Value, y: Value) -> None:
     work.step("nw_conv_i32", [x.at, weights, bias, y.at], *sizes, writes=buffer(y))
 
 
+def _missed(length: int, outputs: int, stride: int, pad: int, taps: int, dilation: int) -> list[tuple[int, ...]]:
+    """For every output position the taps that lie outside 0..length-1."""
+    starts = [o * stride - pad for o in range(outputs)]
+    return [tuple(k for k in range(taps) if not 0 <= start + k * dilation < length) for start in starts]
+
+
 def _binary(work: Lowering, s: Sums, x: Value, y: Value) -> None:
     if s.bits != 1:
         raise work.refuse(f"with weights of {s.bits} bits")
     _check_range(work, s, 1)
     (_, c, h, w), (_, o, oh, ow) = x.shape, y.shape
+    top, left, bottom, right = s.attrs["pads"]
+    kh, kw = s.w.shape[2:]
     i, words = c // s.groups, -(-(c // s.groups) // 32)
-    signs = work.scratch(4 * x.steps * h * w * s.groups * words)
-    work.step("nw_signs", [x.at, signs], C_TYPES[x.type], x.steps * h * w * s.groups, i, writes=signs)
+    fh, fw = h + top + bottom, w + left + right
+    signs = work.scratch(4 * x.steps * fh * fw * s.groups * words)
+    work.step("nw_signs", [x.at, signs], C_TYPES[x.type], x.steps, h, w, s.groups, i, top, left, bottom, right, writes=signs)
     packed, whole = pack.words(s.w, s.groups)
     weights: Pointer = work.const(packed, "bits")
-    taps = s.w.shape[2] * s.w.shape[3]
+    per = o // s.groups
+    blocks = -(-per // pack.BLOCK)
     if not whole:
-        per = o // s.groups
-        unpacked = work.scratch(4 * s.groups * -(-per // pack.BLOCK) * taps * words * pack.BLOCK)
-        work.step("nw_unpack_words", [weights, unpacked], s.groups, taps, i, per, writes=unpacked)
+        unpacked = work.scratch(4 * s.groups * blocks * kh * kw * words * pack.BLOCK)
+        work.step("nw_unpack_words", [weights, unpacked], s.groups, kh * kw, i, per, writes=unpacked)
         weights = unpacked
-    top, left, _, _ = s.attrs["pads"]
-    sizes = (C_TYPES[s.type], x.steps, h, w, oh, ow, s.groups, i, o // s.groups, *s.window, top, left, *s.attrs["dilation"])
-    work.step("nw_conv_b1", [signs, weights, *_vectors(work, s, s.bias, True), y.at], *sizes, *s.end, writes=buffer(y))
+    rows = _missed(h, oh, s.attrs["stride"][0], top, kh, s.attrs["dilation"][0])
+    columns = _missed(w, ow, s.attrs["stride"][1], left, kw, s.attrs["dilation"][1])
+    row_classes, column_classes = (list(dict.fromkeys(m)) for m in (rows, columns))
+    classes = len(row_classes) * len(column_classes)
+    tables: list[Pointer] = [None] * 3
+    if any(row_classes + column_classes):
+        taps = np.zeros((len(row_classes), len(column_classes), kh, kw), bool)
+        for (r, missed_rows), (k, missed_columns) in product(enumerate(row_classes), enumerate(column_classes)):
+            taps[r, k, list(missed_rows)] = taps[r, k, :, list(missed_columns)] = True
+        first = np.array([row_classes.index(m) * len(column_classes) for m in rows])
+        second = np.array([column_classes.index(m) for m in columns])
+        kind = np.uint8 if classes < 256 else np.int32
+        if kind is np.int32:
+            raise work.refuse(f"with {classes} kinds of border")
+        masks = np.concatenate([pack.bits(m) for m in taps.reshape(classes, -1)])
+        tables = [work.const(first.astype(kind), "rows"), work.const(second.astype(kind), "columns"), work.const(masks, "missed")]
+    else:
+        classes = 1
+    if (kh, kw) == (1, 1) and s.attrs["stride"] == [1, 1] and classes == 1:
+        fh, fw, oh, ow = 1, fh * fw, 1, oh * ow
+    tiles = [tile(oh * ow, blocks, *most) for most in ((6, 4), (4, 4), (2, 1))]
+    bands = max(n for _, n in tiles)
+    base = work.scratch(4 * 16 * bands * (classes + kh * kw))
+    pointers = [signs, weights, *_vectors(work, s, s.bias, True), *tables, s.residual, y.at, base]
+    shape = (f"NW_B1_TILE({', '.join(map(str, sizes))})" for sizes in zip(*tiles, strict=True))
+    sizes = (x.steps, fh, fw, oh, ow, s.groups, i, per, *s.window, *s.attrs["dilation"], classes, *shape)
+    work.step("nw_conv_b1", pointers, *sizes, s.end(1), writes=buffer(y))
 
 
 def conv2d(work: Lowering, node: Node) -> Value:

@@ -91,3 +91,12 @@ def copy_loops(shape: Shape, source: Order, target: Order, steps: int) -> list[t
         else:
             loops.append((shape[d], step[d]))
     return loops
+
+
+def transposition(loops: list[tuple[int, int]]) -> tuple[int, int, int] | None:
+    """(batch, rows, columns) where the copy of `copy_loops` is a transposition of matrices that lie one after another."""
+    if len(loops) not in (2, 3):
+        return None
+    (columns, one), (rows, step) = loops[-2:]
+    batch, distance = loops[0] if len(loops) == 3 else (1, rows * columns)
+    return (batch, rows, columns) if (one, step, distance) == (1, columns, rows * columns) else None

@@ -144,8 +144,11 @@ class Lowering:
         loops = layout.copy_loops(x.shape, x.order, order, x.steps)
         if len(loops) > 4:
             raise self.refuse(f"with {len(loops)} interleaved dimensions")
-        loops = [(1, 0)] * (4 - len(loops)) + loops
         y = self.new(x, order=order)
+        if turned := layout.transposition(loops):
+            self.step("nw_transpose", [x.at, y.at], x.itemsize, *turned, writes=buffer(y))
+            return y
+        loops = [(1, 0)] * (4 - len(loops)) + loops
         self.step("nw_relayout", [x.at, y.at], x.itemsize, *(n for n, _ in loops), *(s for _, s in loops), writes=buffer(y))
         return y
 
@@ -200,10 +203,15 @@ def find_fusions(graph: Graph) -> dict[str, Fusion]:
 
     found: dict[str, Fusion] = {}
     for node in graph:
+        after = only_reader(node)
+        if node.op in ("qconv2d", "bconv2d") and after is not None and after.op == "qadd":
+            other = _added_codes(graph, node, after)
+            if other and place[other] < place[node.name]:
+                found[node.name] = Fusion(after.name, other)
+                taken.add(after.name)
         if node.op not in ("conv2d", "linear"):
             continue
         end, residual, relu = node, None, False
-        after = only_reader(end)
         if after is not None and after.op == "add" and len(set(after.inputs)) == 2:
             other = next(i for i in after.inputs if i != end.name)
             if graph[other].spec.shape == node.spec.shape and place[other] < place[node.name]:
@@ -216,6 +224,18 @@ def find_fusions(graph: Graph) -> dict[str, Fusion]:
         if end is not node:
             found[node.name] = Fusion(end.name, residual, relu)
     return found
+
+
+def _added_codes(graph: Graph, node: Node, end: Node) -> str | None:
+    """The other summand of an addition of codes that a convolution can do at its end in 32 bits."""
+    others = [i for i in end.inputs if i != node.name]
+    if len(others) != 1 or "mult" not in node.weights or graph.value(node, "weight").shape[1] == 1:
+        return None
+    other, a = graph[others[0]], end.attrs
+    factors = (a["ma"], a["mb"]) if end.inputs[0] == node.name else (a["mb"], a["ma"])
+    codes = max(abs(node.attrs["lo"]), abs(node.attrs["hi"]), 1)
+    fits = codes * abs(factors[0]) + 255 * abs(factors[1]) + 2 ** (a["shift"] - 1) < 2**31 and a["shift"] < 32
+    return other.name if fits and other.spec.shape == node.spec.shape and other.spec.bits == 8 else None
 
 
 Rule = Callable[[Lowering, Node], Value]

@@ -49,6 +49,15 @@ def dot4(w: Array, groups: int) -> Array:
     return np.ascontiguousarray(wide.reshape(g, o, BLOCK, kh, kw, full // 4, 4).transpose(0, 1, 3, 4, 5, 2, 6))
 
 
+def ternary(w: Array, groups: int) -> Array:
+    """[G][O/16][kh][kw][I/16][16][4] bytes: w + 1 of channels 4k + r of sixteen in bits 2k of byte r; I fills sixteens."""
+    codes = dot4(w + 1, groups)
+    g, o, kh, kw, i4, _, _ = codes.shape
+    four = codes.reshape(g, o, kh, kw, i4 // 4, 4, BLOCK, 4).astype(np.uint8)
+    shifts = (2 * np.arange(4, dtype=np.uint8)).reshape(4, 1, 1)
+    return np.bitwise_or.reduce(four << shifts, axis=5).astype(np.uint8).view(np.int8)
+
+
 def is_tight(w: Array, groups: int) -> bool:
     """`dot4` adds no zeros."""
     return w.shape[1] % 4 == 0 and (w.shape[0] // groups) % BLOCK == 0

@@ -25,10 +25,13 @@
 /* Loops over register tiles must be unrolled, or the tile lies in memory. */
 #if defined(NW_VECTOR) && defined(__clang__)
 #define NW_UNROLL _Pragma("unroll")
+#define NW_ROLLED _Pragma("nounroll")
 #elif defined(NW_VECTOR)
 #define NW_UNROLL _Pragma("GCC unroll 64")
+#define NW_ROLLED _Pragma("GCC unroll 1")
 #else
 #define NW_UNROLL
+#define NW_ROLLED
 #endif
 #if defined(NW_VECTOR) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define NW_AVX512 1
@@ -36,6 +39,11 @@
 #if defined(NW_VECTOR) && defined(__AVX2__)
 #define NW_AVX2 1
 #include <immintrin.h>
+#endif
+
+#if defined(NW_VECTOR) && defined(__ARM_NEON) && defined(__aarch64__)
+#define NW_NEON 1
+#include <arm_neon.h>
 #endif
 
 /* Register tiles: `wide` with 32 vector registers of 16 lanes, `narrow` with 16 of 8. */
@@ -71,6 +79,8 @@ NW_INLINE void nw_put(void *y, int type, long i, int32_t v) {
 }
 
 NW_INLINE int64_t nw_clamp(int64_t v, int64_t lo, int64_t hi) { return v < lo ? lo : v > hi ? hi : v; }
+
+NW_INLINE int32_t nw_clamp32(int32_t v, int32_t lo, int32_t hi) { return v < lo ? lo : v > hi ? hi : v; }
 
 /* (v * mult + 2^(shift-1)) >> shift in 64 bits, rounding to nearest, ties towards plus infinity. */
 NW_INLINE int64_t nw_rescale(int64_t v, int64_t mult, int shift) {

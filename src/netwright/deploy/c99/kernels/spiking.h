@@ -13,8 +13,10 @@ NW_INLINE nw_i16 nw_add_row(nw_i16 acc, const int8_t *w, int positive) {
   acc.b = positive ? _mm256_add_epi32(acc.b, b) : _mm256_sub_epi32(acc.b, b);
   return acc;
 #else
-  for (int o = 0; o < 16; o++) acc.v[o] += positive ? w[o] : -w[o];
-  return acc;
+  int32_t s[16];
+  nw_i16_store(s, acc);
+  for (int o = 0; o < 16; o++) s[o] += positive ? w[o] : -w[o];
+  return nw_i16_load(s);
 #endif
 }
 
@@ -123,7 +125,7 @@ NW_INLINE void nw_event_dw_pixel(const int8_t *NW_RESTRICT x, const int8_t *NW_R
       if (ix >= 0 && ix < IW) acc = nw_tap(acc, x, NW_I8, ((long)iy * IW + ix) * C, w + ((long)ky * KW + kx) * C, n);
     }
   }
-  nw_finish(acc, 0, 0, y, NW_I32, 0, n, 0, 0, 0);
+  nw_finish(acc, 0, 0, 0, 0, y, 0, n, (nw_end){.type = NW_I32});
 }
 
 /* Depthwise: w [KH][KW][C], bias [C] filled up to 16. */
