@@ -192,3 +192,29 @@ def test_wide_borders_of_binary_layers(same: Check) -> None:
         b.conv("bconv2d", x, 20, 3, bits=1, groups=4, rescale=False),
     ]
     same(b.gather(names), b.input, avx2=True)
+
+
+@pytest.mark.parametrize("op, bits", [("qlinear", 8), ("qlinear", 2), ("blinear", 1)])
+def test_linear_layers_of_tokens(same: Check, op: str, bits: int) -> None:
+    b = Builder((1, 7, 33))
+    x = b.quantize("x")
+    wide = b.linear(op, x, 48, bits=bits, rescale=True)
+    names = [b.linear(op, wide, o, bits=bits, rescale=o != 17) for o in (1, 16, 17, 64)]
+    same(b.gather(names), b.input, avx2=True)
+
+
+@pytest.mark.parametrize("op", ["qmatmul", "bmatmul"])
+@pytest.mark.parametrize("heads, m, k, o", [(1, 1, 1, 1), (2, 7, 16, 5), (3, 5, 33, 17), (2, 16, 64, 32), (1, 9, 31, 65)])
+def test_products_of_two_computed_tensors(same: Check, op: str, heads: int, m: int, k: int, o: int) -> None:
+    """As attention needs them: queries by keys of several heads, the keys turned by a permutation."""
+    b = Builder((1, m + o, heads * k), seed=k)
+    x = b.quantize("x")
+    q = b.add("slice", x, attrs={"dim": 1, "start": 0, "end": m, "step": 1})
+    keys = b.add("slice", x, attrs={"dim": 1, "start": m, "end": m + o, "step": 1})
+    q = b.add("permute", b.add("reshape", q, shape=(1, m, heads, k)), attrs={"dims": [0, 2, 1, 3]})
+    keys = b.add("permute", b.add("reshape", keys, shape=(1, o, heads, k)), attrs={"dims": [0, 2, 3, 1]})
+    sums = b.add(op, q, keys, attrs={"lo": 0, "hi": 0})
+    codes = b.add(op, q, keys, attrs={"mult": 1234, "shift": 16, "lo": 0, "hi": 255})
+    values = b.add("permute", keys, attrs={"dims": [0, 1, 3, 2]})
+    mixed = b.add("qmatmul", codes, values, attrs={"mult": 777, "shift": 14, "lo": -127, "hi": 127})
+    same(b.gather([sums, codes, mixed]), b.input, avx2=True)

@@ -28,7 +28,7 @@ OPERATIONS = (
         "conv2d linear matmul batch_norm layer_norm group_norm affine add sub mul div max_pool2d avg_pool2d mean permute "
         "slice cat softmax interpolate pad sdpa".split()
         # integer: codes in, codes (or 32-bit sums) out
-        + "quantize qconv2d bconv2d qlinear blinear qadd qmul requantize lut qmean dequantize".split()
+        + "quantize qconv2d bconv2d qlinear blinear qmatmul bmatmul qadd qmul requantize lut qmean dequantize".split()
         # spiking: spikes in, 32-bit currents out, and the neuron between them
         + "iadd isum integrate readout".split()
     )

@@ -45,7 +45,7 @@ def macs_of(op: str, out: Spec, ins: list[Spec], weight: Spec | None, attrs: Map
         return ins[0].elements * math.prod(weight.shape[1:])
     if base in ("linear", "qlinear", "blinear") and weight:
         return out.elements * weight.shape[-1]
-    if base in ("matmul", "mv", "dot"):
+    if base in ("matmul", "qmatmul", "bmatmul", "mv", "dot"):
         return out.elements * ins[0].shape[-1] if ins else 0
     if base in ("addmm", "baddbmm", "addmv"):
         return out.elements * ins[1].shape[-1] if len(ins) > 1 else 0

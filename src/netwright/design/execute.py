@@ -64,6 +64,13 @@ def _qlinear(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
+def _qmatmul(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(n: Node, w: Weights, a: Tensor, b: Tensor) -> Tensor:
+        return op(a, b, n.attrs.get("mult"), n.attrs.get("shift"), n.attrs["lo"], n.attrs["hi"])
+
+    return run
+
+
 def _slice(n: Node, w: Weights, x: Tensor) -> Tensor:
     a = n.attrs
     index = [slice(None)] * x.dim()
@@ -137,6 +144,8 @@ RUN: dict[str, Callable[..., Tensor]] = {
     "bconv2d": _qconv(nw.bconv2d),
     "qlinear": _qlinear(nw.qlinear),
     "blinear": _qlinear(nw.blinear),
+    "qmatmul": _qmatmul(nw.qmatmul),
+    "bmatmul": _qmatmul(nw.bmatmul),
     "qadd": lambda n, w, a, b: nw.qadd(a, b, *(n.attrs[k] for k in ("ma", "mb", "shift", "lo", "hi"))),
     "qmul": lambda n, w, a, b: nw.qmul(a, b, *(n.attrs[k] for k in ("mult", "shift", "lo", "hi"))),
     "requantize": lambda n, w, x: nw.requantize(x, w["mult"], w["bias"], *(n.attrs[k] for k in ("shift", "lo", "hi"))),

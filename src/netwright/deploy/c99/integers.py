@@ -163,7 +163,10 @@ def convolve(work: Lowering, node: Node, x: Value, w: NDArray[np.int64], attrs: 
     return y
 
 
-def _dense(work: Lowering, s: Sums, x: Value, y: Value) -> None:
+Right = tuple[Value, tuple[int, ...]]  # the right side of a product: a value; matrices, K, O and the distances along them
+
+
+def _dense(work: Lowering, s: Sums, x: Value, y: Value, other: Right | None = None) -> None:
     (_, c, h, w), (_, o, oh, ow) = x.shape, y.shape
     top, left, bottom, right = s.attrs["pads"]
     zero = 128 if x.type == "i8" else 0
@@ -177,16 +180,29 @@ def _dense(work: Lowering, s: Sums, x: Value, y: Value) -> None:
     bias = s.bias - zero * s.w.reshape(o, -1).sum(1)
     _check_range(work, replace(s, bias=bias), 255)
     direct = s.bits == 2 and pack.is_tight(s.w, s.groups) and i % 16 == 0
-    kernel = work.const(pack.ternary(s.w, s.groups), "w") if direct else _dot4_weights(work, s)
+    vectors = _vectors(work, s, bias, True)
+    if other is not None:
+        kernel, vectors[0] = _packed_bytes(work, *other, zero)
+    else:
+        kernel = work.const(pack.ternary(s.w, s.groups), "w") if direct else _dot4_weights(work, s)
     window = s.window
     if window == (1, 1, 1, 1):
         h, w, oh, ow = 1, h * w, 1, oh * ow
     sizes = (x.steps, h, w, oh, ow, s.groups, i4, o // s.groups, *window, *s.attrs["dilation"])
     wide, narrow = (tile(oh * ow, -(-(o // s.groups) // pack.BLOCK), *most) for most in ((6, 4), (4, 1)))
     shape = (f"NW_TILE({a}, {b})" for a, b in zip(wide, narrow, strict=True))
-    pointers = [at, kernel, *_vectors(work, s, bias, True), s.residual, y.at]
+    pointers = [at, kernel, *vectors, s.residual, y.at]
     end = s.end(LIMITS[x.type])
     work.step("nw_conv_i8", pointers, *sizes, *shape, 2 if direct else 8, end, writes=buffer(y))
+
+
+def _packed_bytes(work: Lowering, b: Value, sizes: tuple[int, ...], zero: int) -> tuple[Pointer, Pointer]:
+    """The right side of a product as weights, and the biases that go with it."""
+    groups, k, o = sizes[:3]
+    blocks = groups * -(-o // pack.BLOCK)
+    packed, bias = work.scratch(blocks * -(-k // 4) * 64), work.scratch(blocks * 64)
+    work.step("nw_pack_bytes", [b.at, packed, bias], *sizes, zero, writes=packed)
+    return packed, bias
 
 
 def _depthwise(work: Lowering, s: Sums, x: Value, y: Value) -> None:
@@ -230,7 +246,7 @@ def _missed(length: int, outputs: int, stride: int, pad: int, taps: int, dilatio
     return [tuple(k for k in range(taps) if not 0 <= start + k * dilation < length) for start in starts]
 
 
-def _binary(work: Lowering, s: Sums, x: Value, y: Value) -> None:
+def _binary(work: Lowering, s: Sums, x: Value, y: Value, other: Right | None = None) -> None:
     if s.bits != 1:
         raise work.refuse(f"with weights of {s.bits} bits")
     _check_range(work, s, 1)
@@ -241,10 +257,17 @@ def _binary(work: Lowering, s: Sums, x: Value, y: Value) -> None:
     fh, fw = h + top + bottom, w + left + right
     signs = work.scratch(4 * x.steps * fh * fw * s.groups * words)
     work.step("nw_signs", [x.at, signs], C_TYPES[x.type], x.steps, h, w, s.groups, i, top, left, bottom, right, writes=signs)
-    packed, whole = pack.words(s.w, s.groups)
-    weights: Pointer = work.const(packed, "bits")
     per = o // s.groups
     blocks = -(-per // pack.BLOCK)
+    weights: Pointer
+    whole = True
+    if other is None:
+        packed, whole = pack.words(s.w, s.groups)
+        weights = work.const(packed, "bits")
+    else:
+        signed = work.scratch(4 * s.groups * blocks * words * pack.BLOCK)
+        work.step("nw_pack_signs", [other[0].at, signed], *other[1], writes=signed)
+        weights = signed
     if not whole:
         unpacked = work.scratch(4 * s.groups * blocks * kh * kw * words * pack.BLOCK)
         work.step("nw_unpack_words", [weights, unpacked], s.groups, kh * kw, i, per, writes=unpacked)
@@ -288,14 +311,45 @@ def conv2d(work: Lowering, node: Node) -> Value:
 def linear(work: Lowering, node: Node) -> Value:
     x, w = work.values[node.inputs[0]], work.ints("weight")
     assert w is not None
-    if len(x.shape) != 2:
-        raise work.refuse(f"of shape {list(x.shape)} (flatten first)")
     if x.columns is not None:
         w = w[:, x.columns]
-    image = replace(x, shape=(1, x.shape[1], 1, 1), order=(0, 2, 3, 1), columns=None)
+    last = len(x.shape) - 1
+    x = replace(work.last(x, (last,)), columns=None)
+    rows, order = x.elements // x.shape[-1], layout.channels_last(4)
+    image = replace(x, shape=(1, x.shape[-1], 1, rows), order=order)
     attrs = {**node.attrs, "stride": [1, 1], "pads": [0] * 4, "dilation": [1, 1]}
-    y = convolve(work, node, image, w[:, :, None, None], attrs, 1, (1, w.shape[0], 1, 1))
-    return replace(y, shape=(1, w.shape[0]), order=(0, 1))
+    y = convolve(work, node, image, w[:, :, None, None], attrs, 1, (1, w.shape[0], 1, rows))
+    return replace(y, shape=(*x.shape[:-1], w.shape[0]), order=x.order)
+
+
+def matmul(work: Lowering, node: Node) -> Value:
+    """A product of two computed tensors [..., M, K] x [..., K, O]: a 1x1 convolution with a group for each matrix, whose weights
+    are packed when it runs."""
+    a, b = (work.values[name] for name in node.inputs)
+    if a.shape[:-2] != b.shape[:-2] or a.type not in LIMITS or b.type != "i8" or a.steps != 1 or b.steps != 1:
+        raise work.refuse(f"of {a.type} {list(a.shape)} and {b.type} {list(b.shape)}")
+    rank = len(a.shape)
+    groups, m, k, o = a.elements // (a.shape[-1] * a.shape[-2]), a.shape[-2], a.shape[-1], b.shape[-1]
+    rows_first = (rank - 2, *range(rank - 2), rank - 1)
+    a = work.ordered(a, rows_first)
+    matrices = layout.strides(b.shape, b.order)
+    lead = [(n, s) for n, s in zip(b.shape[:-2], matrices[:-2], strict=True) if n > 1]
+    if any(lead[i][1] != lead[i + 1][0] * lead[i + 1][1] for i in range(len(lead) - 1)):
+        b = work.ordered(b, layout.natural(rank))
+        matrices = layout.strides(b.shape, b.order)
+        lead = [(n, s) for n, s in zip(b.shape[:-2], matrices[:-2], strict=True) if n > 1]
+    sizes = (groups, k, o, lead[-1][1] if lead else 0, matrices[-2], matrices[-1])
+    image = replace(a, shape=(1, groups * k, m, 1), order=layout.channels_last(4))
+    mult, shift = node.attrs.get("mult"), node.attrs.get("shift")
+    full = None if mult is None else np.full(groups * o, mult), None if shift is None else np.full(groups * o, shift)
+    binary = node.op == "bmatmul"
+    worst = np.full((groups * o, k, 1, 1), 1 if binary else 127)
+    kind = "i32" if mult is None else code_type(node.attrs["lo"], node.attrs["hi"])
+    attrs = {**node.attrs, "stride": [1, 1], "pads": [0] * 4, "dilation": [1, 1]}
+    s = Sums(worst, np.zeros(groups * o, np.int64), *full, kind, 1 if binary else 8, attrs, groups)
+    y = work.new(image, type=kind, shape=(1, groups * o, m, 1), order=layout.channels_last(4), spikes=False)
+    (_binary if binary else _dense)(work, s, image, y, (b, sizes))
+    return replace(y, shape=(*a.shape[:-1], o), order=rows_first)
 
 
 def quantize(work: Lowering, node: Node) -> Value:
@@ -306,9 +360,15 @@ def quantize(work: Lowering, node: Node) -> Value:
     return y
 
 
+def _channels_fastest(work: Lowering, x: Value) -> tuple[Value, int]:
+    """x with its channels (axis 1 of images, else the last) fastest in memory, and how many there are."""
+    axis = 1 if len(x.shape) == 4 else len(x.shape) - 1
+    return work.last(x, (axis,)), x.shape[axis]
+
+
 def dequantize(work: Lowering, node: Node) -> Value:
-    x, scale = work.channels_last(work.values[node.inputs[0]]), work.floats("scale").reshape(-1)
-    c = x.shape[1]
+    x, scale = work.values[node.inputs[0]], work.floats("scale").reshape(-1)
+    x, c = (x, 1) if scale.size == 1 else _channels_fastest(work, x)
     y = work.new(x, type="f32", spikes=False)
     at = work.const(np.broadcast_to(scale, (c,)), "scale")
     work.step("nw_dequantize", [x.at, at, y.at], C_TYPES[x.type], x.total // c, c, writes=buffer(y))
@@ -356,8 +416,8 @@ def qmul(work: Lowering, node: Node) -> Value:
 
 
 def requantize(work: Lowering, node: Node) -> Value:
-    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
-    c = x.shape[1]
+    a = node.attrs
+    x, c = _channels_fastest(work, work.values[node.inputs[0]])
     y = work.new(x, type=code_type(a["lo"], a["hi"]), spikes=False)
     vectors: list[Pointer] = []
     for role in ("mult", "bias"):
@@ -454,6 +514,7 @@ def readout(work: Lowering, node: Node) -> Value:
 
 RULES: dict[str, Rule] = {
     "quantize": quantize, "dequantize": dequantize, "qconv2d": conv2d, "bconv2d": conv2d, "qlinear": linear, "blinear": linear,
+    "qmatmul": matmul, "bmatmul": matmul,
     "qadd": qadd, "qmul": qmul, "requantize": requantize, "lut": lut, "qmean": qmean, "isum": isum, "iadd": iadd,
     "integrate": integrate, "readout": readout,
 }  # fmt: skip

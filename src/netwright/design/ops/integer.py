@@ -25,8 +25,8 @@ def rescale(v: Tensor, mult: Tensor | int, shift: Tensor | int) -> Tensor:
 
 
 def _channels(p: Tensor, rank: int) -> Tensor:
-    """A per-channel vector shaped to broadcast along axis 1 of a tensor of `rank` dimensions."""
-    return p.to(torch.int64).reshape(-1, *[1] * (rank - 2))
+    """A per-channel vector shaped to broadcast along the channels: axis 1 of images (rank 4), the last axis of everything else."""
+    return p.to(torch.int64).reshape(-1, *[1] * (2 if rank == 4 else 0))
 
 
 def _narrow(v: Tensor, lo: int, hi: int) -> Tensor:
@@ -69,8 +69,8 @@ def _(x, scale, lo, hi):
 
 @torch.library.custom_op("netwright::dequantize", mutates_args=())
 def dequantize(x: Tensor, scale: Tensor) -> Tensor:
-    """``float32(x) * scale[c]`` along axis 1 (`scale` has one element, or one a channel)."""
-    return x.to(torch.float32) * scale.reshape(-1, *[1] * (x.dim() - 2))
+    """``float32(x) * scale[c]`` along the channels, axis 1 of images, else the last (`scale` has one element, or one a channel)."""
+    return x.to(torch.float32) * scale.reshape(-1, *[1] * (2 if x.dim() == 4 else 0))
 
 
 @dequantize.register_fake
@@ -143,13 +143,13 @@ def _as_conv(x: Tensor) -> Tensor:
 def qlinear(
     x: Tensor, weight: Tensor, bias: Tensor | None, mult: Tensor | None, shift: Tensor | None, lo: int, hi: int, bits: int
 ) -> Tensor:
-    """`qconv2d` for x [N, I], `weight` int8 [O, I]."""
+    """`qconv2d` for x [N, ..., I], `weight` int8 [O, I]."""
     sums = _sums(_as_conv(x), _as_conv(weight), [1, 1], [0] * 4, [1, 1], 1)
-    return _finish(sums, bias, mult, shift, lo, hi).reshape(x.shape[0], -1)
+    return _finish(sums, bias, mult, shift, lo, hi).reshape(*x.shape[:-1], -1)
 
 
 def _linear_fake(x, weight, bias, mult, shift, lo, hi, bits):
-    return x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.int32 if mult is None else code_dtype(lo, hi))
+    return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.int32 if mult is None else code_dtype(lo, hi))
 
 
 qlinear.register_fake(_linear_fake)
@@ -159,13 +159,42 @@ qlinear.register_fake(_linear_fake)
 def blinear(
     x: Tensor, weight: Tensor, bias: Tensor | None, mult: Tensor | None, shift: Tensor | None, lo: int, hi: int, bits: int
 ) -> Tensor:
-    """`bconv2d` for x [N, I], `weight` int8 [O, I]."""
+    """`bconv2d` for x [N, ..., I], `weight` int8 [O, I]."""
     signs = (x >= 0).to(torch.int8) * 2 - 1
     sums = _sums(_as_conv(signs), _as_conv(weight), [1, 1], [0] * 4, [1, 1], 1)
-    return _finish(sums, bias, mult, shift, lo, hi).reshape(x.shape[0], -1)
+    return _finish(sums, bias, mult, shift, lo, hi).reshape(*x.shape[:-1], -1)
 
 
 blinear.register_fake(_linear_fake)
+
+
+def _matmul_fake(a, b, mult, shift, lo, hi):
+    return a.new_empty((*a.shape[:-1], b.shape[-1]), dtype=torch.int32 if mult is None else code_dtype(lo, hi))
+
+
+def _product(a: Tensor, b: Tensor, mult: int | None, shift: int | None, lo: int, hi: int) -> Tensor:
+    sums = (a.to(torch.float64) @ b.to(torch.float64)).to(torch.int64)
+    if mult is None or shift is None:
+        return sums.to(torch.int32)
+    return _narrow(rescale(sums, mult, shift), lo, hi)
+
+
+@torch.library.custom_op("netwright::qmatmul", mutates_args=())
+def qmatmul(a: Tensor, b: Tensor, mult: int | None, shift: int | None, lo: int, hi: int) -> Tensor:
+    """``clamp(rescale(a @ b, mult, shift), lo, hi)`` of codes a [..., M, K] and b [..., K, O]; int32 sums without `mult`."""
+    return _product(a, b, mult, shift, lo, hi)
+
+
+qmatmul.register_fake(_matmul_fake)
+
+
+@torch.library.custom_op("netwright::bmatmul", mutates_args=())
+def bmatmul(a: Tensor, b: Tensor, mult: int | None, shift: int | None, lo: int, hi: int) -> Tensor:
+    """`qmatmul` of the signs of the codes of both: binary attention's scores."""
+    return _product((a >= 0).to(torch.int8) * 2 - 1, (b >= 0).to(torch.int8) * 2 - 1, mult, shift, lo, hi)
+
+
+bmatmul.register_fake(_matmul_fake)
 
 
 @torch.library.custom_op("netwright::qadd", mutates_args=())

@@ -39,16 +39,18 @@ NW_INLINE void nw_turn_16x16(const uint8_t *NW_RESTRICT x, uint8_t *NW_RESTRICT 
 NW_INLINE void nw_transpose(const uint8_t *NW_RESTRICT x, uint8_t *NW_RESTRICT y, int S, long B, long R, long C) {
   long rows = 0, columns = 0; /* what whole blocks cover */
 #if defined(NW_AVX2)
-  const long block = S == 4 ? 8 : 16;
+  const long block = S == 4 ? 8 : 16, line = 64 / S;
   if (S == 4 || S == 1) rows = R / block * block, columns = C / block * block;
 #endif
   for (long b = 0; b < B; b++, x += R * C * S, y += R * C * S) {
 #if defined(NW_AVX2)
-    for (long r = 0; r < rows; r += block)
-      for (long c = 0; c < columns; c += block) {
-        if (S == 4) nw_turn_8x8(x + (r * C + c) * S, y + (c * R + r) * S, C * S, R * S);
-        else nw_turn_16x16(x + (r * C + c) * S, y + (c * R + r) * S, C * S, R * S);
-      }
+    for (long c0 = 0; c0 < columns; c0 += line) /* whole lines of the cache, so that rows far apart may share a set of it */
+      for (long r0 = 0; r0 < rows; r0 += line)
+        for (long r = r0; r < NW_MIN(r0 + line, rows); r += block)
+          for (long c = c0; c < NW_MIN(c0 + line, columns); c += block) {
+            if (S == 4) nw_turn_8x8(x + (r * C + c) * S, y + (c * R + r) * S, C * S, R * S);
+            else nw_turn_16x16(x + (r * C + c) * S, y + (c * R + r) * S, C * S, R * S);
+          }
 #endif
     for (long c = 0; c < C; c++)
       for (long r = c < columns ? rows : 0; r < R; r++) memcpy(y + (c * R + r) * S, x + (r * C + c) * S, (size_t)S);

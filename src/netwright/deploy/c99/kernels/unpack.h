@@ -61,3 +61,32 @@ NW_INLINE void nw_unpack_words(const uint32_t *NW_RESTRICT bits, uint32_t *NW_RE
       }
   }
 }
+
+/* The right side of a product of two computed tensors, packed like weights: element (k, o) of matrix g is b[g*SG + k*SK + o*SO].
+ * Bytes for conv_i8.h, [G][O/16][K4][16][4]; `bias` takes off what `zero` added to the codes of the left side. */
+NW_INLINE void nw_pack_bytes(const int8_t *NW_RESTRICT b, int8_t *NW_RESTRICT y, int32_t *NW_RESTRICT bias, int G, int K, int O, long SG,
+                             long SK, long SO, int zero) {
+  const int K4 = (K + 3) / 4, blocks = (O + 15) / 16;
+  memset(y, 0, (size_t)G * (size_t)blocks * (size_t)K4 * 64);
+  for (int g = 0; g < G; g++)
+    for (int o = 0; o < blocks * 16; o++) {
+      int32_t sum = 0;
+      int8_t *to = y + ((long)g * blocks + o / 16) * K4 * 64 + (o % 16) * 4;
+      for (int k = 0; k < K && o < O; k++) {
+        const int8_t v = b[g * SG + k * SK + o * SO];
+        to[(long)(k / 4) * 64 + k % 4] = v;
+        sum += v;
+      }
+      bias[(long)g * blocks * 16 + o] = -zero * sum;
+    }
+}
+
+/* Signs for conv_b1.h, [G][O/16][words][16]. */
+NW_INLINE void nw_pack_signs(const int8_t *NW_RESTRICT b, uint32_t *NW_RESTRICT y, int G, int K, int O, long SG, long SK, long SO) {
+  const int words = (K + 31) / 32, blocks = (O + 15) / 16;
+  memset(y, 0, (size_t)G * (size_t)blocks * (size_t)words * 64);
+  for (int g = 0; g < G; g++)
+    for (int k = 0; k < K; k++)
+      for (int o = 0; o < O; o++)
+        y[(((long)g * blocks + o / 16) * words + k / 32) * 16 + o % 16] |= (uint32_t)(b[g * SG + k * SK + o * SO] < 0) << (k % 32);
+}
