@@ -250,6 +250,11 @@ class Composed(Moved):
         x = self.tensor(node.args[0])
         self.scaled(node, self.part(node, "elu", [x], self.shape(x), {"alpha": 1.6732632423543772}), 1.0507009873554805)
 
+    def op_celu(self, node: Any, a: dict[str, Any]) -> None:
+        """alpha * elu(x / alpha) (Barron 2017)"""
+        x = self.scaled(node, self.tensor(node.args[0]), 1 / a["alpha"])
+        self.scaled(node, self.part(node, "elu", [x], self.shape(x), {"alpha": 1.0}), a["alpha"])
+
     def op_log_sigmoid(self, node: Any, a: dict[str, Any]) -> None:
         x = self.scaled(node, self.tensor(node.args[0]), -1)
         self.scaled(node, self.part(node, "softplus", [x], self.shape(x), {"beta": 1.0, "threshold": 20.0}), -1)

@@ -50,7 +50,7 @@ class Moved(Aten):
     def taken(self, node: Any, x: str, dim: int, index: np.ndarray[Any, Any]) -> str:
         shape = list(self.shape(x))
         shape[dim] = index.size
-        key = self.constant(node, torch.from_numpy(np.asarray(index, np.int64).reshape(-1)), "index")
+        key = self.constant(node, torch.from_numpy(np.array(index, np.int64).reshape(-1)), "index")
         return self.part(node, "take", [x], shape, {"dim": dim}, {"index": key})
 
     def scaled(self, node: Any, x: str, factor: float) -> str:
@@ -71,6 +71,14 @@ class Moved(Aten):
         dim = a["dim"] % len(self.shape(x))
         self.alias[node.name], self.split_dim[node.name] = x, dim
         self.split[node.name] = [(i, i + 1) for i in range(self.shape(x)[dim])]
+
+    def op_t(self, node: Any, a: dict[str, Any]) -> None:
+        """x.T, x.mT: the last two dimensions change places."""
+        x = self.tensor(node.args[0])
+        dims = list(range(len(self.shape(x))))
+        self.result(node, self.turned(node, x, [*dims[:-2], *reversed(dims[-2:])]))
+
+    op_numpy_T = op_mT = op_t
 
     def op_stack(self, node: Any, a: dict[str, Any]) -> None:
         parts = [self.tensor(t) for t in a["tensors"]]

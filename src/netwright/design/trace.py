@@ -31,7 +31,7 @@ _IDENTITY = frozenset(
     "dropout dropout_ feature_dropout clone contiguous alias detach detach_ lift_fresh_copy lift_fresh to _to_copy "
     "_assert_tensor_metadata".split()
 )
-_LIKE = {  # tensors of the shape of another: constants
+_LIKE: dict[str, Any] = {  # tensors of the shape of another: constants
     **dict.fromkeys(("zeros_like", "new_zeros", "empty_like", "new_empty"), 0.0), **dict.fromkeys(("ones_like", "new_ones"), 1.0),
     **dict.fromkeys(("full_like", "new_full"), "fill_value"),
 }  # fmt: skip
@@ -113,7 +113,7 @@ class Reader(Recurrent):
         path = next(reversed(stack.values()))[0] if stack else ""
         path = path.removeprefix("L['self'].").removeprefix("L['self']")
         name = fx.name if fx.name not in self.specs else f"{fx.name}_{len(self.specs)}"
-        self.nodes.append(Node(name, op, tuple(inputs), spec, attrs, weights, macs, path, _line(fx)))
+        self.nodes.append(Node(name, op, tuple(inputs), spec, attrs, weights, macs, path, _line(fx) if inputs else ""))
         self.specs[name] = spec
         self.alias[fx.name] = name
         return name
@@ -146,7 +146,12 @@ class Reader(Recurrent):
         """Compute a node that no input reaches; False where that cannot be done."""
         sources = fx.all_input_nodes
         schema = getattr(fx.target, "_schema", None)
-        if any(n.name not in self.fixed for n in sources) or (schema and (schema.is_mutable or schema.name[:6] != "aten::")):
+        if any(n.name not in self.fixed for n in sources):
+            return False
+        if schema and schema.name.removeprefix("aten::") in _IDENTITY and sources and sources[0].name in self.names:
+            self.names[fx.name], self.fixed[fx.name] = self.names[sources[0].name], self.fixed[sources[0].name]
+            return True
+        if schema and (schema.is_mutable or not schema.name.startswith("aten::")):
             return False
         if schema is None and fx.target is not operator.getitem:
             return False

@@ -24,4 +24,4 @@ def build(graph: Graph, directory: Path | str, *, name: str = "model", portable:
     emitted = emit(graph, name)
     source = emitted.write(Path(directory))
     library = compile_c(source, Path(directory) / f"{name}.so", portable=portable)
-    return CompiledModel(library, emitted.input_shape, emitted.output_shape, name=name)
+    return CompiledModel(library, emitted.input_shapes, emitted.output_shapes, name=name)

@@ -17,7 +17,10 @@ ACTS = {
     "relu": "NW_RELU", "relu6": "NW_CLAMP", "hardtanh": "NW_CLAMP", "gelu": "NW_GELU", "silu": "NW_SILU",
     "hardswish": "NW_HARDSWISH", "hardsigmoid": "NW_HARDSIGMOID",
     "sigmoid": "NW_SIGMOID", "tanh": "NW_TANH", "leaky_relu": "NW_LEAKY", "elu": "NW_ELU",
+    **{op: f"NW_{op.upper()}" for op in ("softplus", "mish", "abs", "sqrt", "rsqrt", "exp", "log", "sin", "cos", "erf", "pow")},
 }  # fmt: skip
+BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "gt", "ge", "lt", "le", "eq", "ne")
+REDUCTIONS = {"sum": "NW_SUM_OF", "mean": "NW_MEAN_OF", "amax": "NW_AMAX_OF", "amin": "NW_AMIN_OF"}
 
 
 def tile(oh: int, ow: int, blocks: int, registers: int, vectors: int) -> tuple[int, int, int]:
@@ -37,7 +40,7 @@ def tile(oh: int, ow: int, blocks: int, registers: int, vectors: int) -> tuple[i
     return min((t for t in sizes if t[0] * t[1] * t[2] * vectors <= registers), key=cycles, default=(1, 1, 1))
 
 
-def _picked(wide: tuple[int, ...], narrow: tuple[int, ...]) -> tuple[int | str, ...]:
+def picked(wide: tuple[int, ...], narrow: tuple[int, ...]) -> tuple[int | str, ...]:
     return tuple(a if a == b else f"NW_TILE({a}, {b})" for a, b in zip(wide, narrow, strict=True))
 
 
@@ -60,6 +63,8 @@ def convolve(
     a = node.attrs
     groups, (sh, sw), (dh, dw) = a.get("groups", 1), a.get("stride", (1, 1)), a.get("dilation", (1, 1))
     o, i, kh, kw = weight.shape
+    if x.shape[0] != 1:
+        raise work.refuse(f"of a batch of {x.shape[0]}")
     x, _, width = framed(work, x, a.get("pads", [0] * 4))
     (_, c, h, w), (_, _, oh, ow) = x.shape, shape
     bias = work.floats("bias", np.zeros(o, np.float32))
@@ -72,11 +77,11 @@ def convolve(
     if groups == c == o and i == 1 and c > 1:
         wide, narrow = tile(oh, ow, 1, 14, 1)[:2], tile(oh, ow, 1, 10, 1)[:2]
         vectors = [work.const(pack.float_depthwise(weight), "w"), work.const(pack.channels(bias, 1), "b")]
-        sizes = (width, oh, ow, c, kh, kw, sh, sw, dh, dw, *_picked(wide, narrow))
+        sizes = (width, oh, ow, c, kh, kw, sh, sw, dh, dw, *picked(wide, narrow))
         kernel = "nw_dwconv_f32"
     else:
         blocks = -(-(o // groups) // pack.BLOCK)
-        t = _picked(tile(oh, ow, blocks, 24, 1), tile(oh, ow, blocks, 12, 2))
+        t = picked(tile(oh, ow, blocks, 24, 1), tile(oh, ow, blocks, 12, 2))
         vectors = [work.const(pack.float_conv(weight, groups), "w"), work.const(pack.channels(bias, groups), "b")]
         sizes = (width, c, oh, ow, groups, i, o // groups, kh, kw, sh, sw, dh, dw, *t)
         kernel = "nw_conv_f32"
@@ -95,7 +100,7 @@ def _residual(work: Lowering, node: Node) -> Value | None:
     return None if fusion is None or fusion.residual is None else work.values[fusion.residual]
 
 
-def _matrix(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32]) -> Value:
+def matrix(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32]) -> Value:
     """x [..., I] times weight [O, I] transposed, as a convolution of one pixel a row."""
     if x.columns is not None:
         weight = weight[:, x.columns]
@@ -110,21 +115,7 @@ def _matrix(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32]) -
 
 
 def linear(work: Lowering, node: Node) -> Value:
-    return _matrix(work, node, work.values[node.inputs[0]], work.floats("weight"))
-
-
-def matmul(work: Lowering, node: Node) -> Value:
-    x = work.values[node.inputs[0]]
-    other = work.floats("other", np.zeros(0, np.float32))
-    if len(node.inputs) != 1 or other.ndim != 2:
-        raise work.refuse("of two computed tensors")
-    if not node.attrs.get("reverse"):
-        return _matrix(work, node, x, np.ascontiguousarray(other.T))
-    turn = (*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2)
-    shape, order = layout.permuted(x.shape, x.order, turn)
-    y = _matrix(work, node, replace(x, shape=shape, order=order), other)
-    shape, order = layout.permuted(y.shape, y.order, turn)
-    return replace(y, shape=shape, order=order)
+    return matrix(work, node, work.values[node.inputs[0]], work.floats("weight"))
 
 
 def affine(work: Lowering, node: Node) -> Value:
@@ -140,7 +131,9 @@ def activation(work: Lowering, node: Node) -> Value:
     x, a = work.values[node.inputs[0]], node.attrs
     name = "NW_GELU_TANH" if node.op == "gelu" and a.get("approximate") == "tanh" else ACTS[node.op]
     low, high = (0.0, 6.0) if node.op == "relu6" else (a.get("min", 0.0), a.get("max", 0.0))
-    low = a["slope"] if node.op == "leaky_relu" else a.get("alpha", 1.0) if node.op == "elu" else low
+    constants = {"leaky_relu": ("slope", 0.01), "elu": ("alpha", 1.0), "softplus": ("beta", 1.0), "pow": ("scalar", 1.0)}
+    if node.op in constants:
+        low, high = a.get(*constants[node.op]), a.get("threshold", 20.0)
     if any(s.writes is x.at for s in work.steps) and _alone(work, x):
         work.step("nw_act_in_place_f32", [x.at], x.total, name, float(low), float(high), writes=buffer(x))
         return x
@@ -157,31 +150,34 @@ def _alone(work: Lowering, x: Value) -> bool:
 
 
 def binary(work: Lowering, node: Node) -> Value:
-    op = f"NW_{node.op.upper()}"
+    op, shape = f"NW_{node.op.upper()}", node.spec.shape
     reverse = int(bool(node.attrs.get("reverse")))
     x = work.values[node.inputs[0]]
     if len(node.inputs) == 2:
         z = work.values[node.inputs[1]]
-        if math.prod(node.spec.shape) != x.elements:
+        if math.prod(shape) != x.elements or isinstance(x.at, Const):
             x, z, reverse = z, x, 1
     else:
         other = work.floats("other") if "other" in node.weights else np.array(node.attrs["scalar"], np.float32)
         z = Value(work.const(other, "k"), "f32", other.shape, layout.natural(other.ndim))
-    if math.prod(node.spec.shape) != x.elements or len(node.spec.shape) != len(x.shape):
-        raise work.refuse(f"of shapes {list(x.shape)} and {list(z.shape)}, which both broadcast")
+    if x.type != "f32" or z.type != "f32":
+        raise work.refuse(f"of {x.type} and {z.type} (dequantize first)")
+    if math.prod(shape) != x.elements:
+        x = work.expanded(x, shape)
+    x = work.with_rank(x, len(shape))
     missing = len(x.shape) - len(z.shape)
     z = replace(z, shape=(1,) * missing + z.shape, order=(*range(missing), *(d + missing for d in z.order)))
     dims = tuple(d for d, n in enumerate(z.shape) if n > 1)
     sizes = layout.split(x.shape, x.order, dims)
     if sizes is None and isinstance(z.at, Const):  # stored in full: there is no kernel for gaps
-        full = np.broadcast_to(z.at.data.reshape(z.shape), x.shape).transpose(x.order)
-        z, sizes = Value(work.const(full, "k"), "f32", x.shape, x.order), (1, x.elements, 1)
+        z, sizes = work.expanded(z, x.shape), (1, x.elements, 1)
     elif sizes is None:
         x = work.last(x, dims)
         sizes = layout.split(x.shape, x.order, dims)
     assert sizes is not None
-    if isinstance(z.at, Const) and z.shape != x.shape:
-        z = replace(z, at=work.const(z.at.data.reshape(z.shape).transpose(x.order), "k"), order=x.order)
+    if isinstance(z.at, Const):
+        data = z.at.data.reshape([z.shape[d] for d in z.order]).transpose(np.argsort(z.order))
+        z = replace(z, at=work.const(data.transpose(x.order), "k"), order=x.order)
     z = work.ordered(z, x.order)
     y = work.new(x)
     work.step("nw_binary_f32", [x.at, z.at, y.at], *sizes, op, reverse, writes=buffer(y))
@@ -217,26 +213,68 @@ def reduced(x: Value, dims: tuple[int, ...], keep: bool) -> tuple[layout.Shape, 
     return tuple(x.shape[d] for d in kept), tuple(kept.index(d) for d in x.order if d in kept)
 
 
-def mean(work: Lowering, node: Node) -> Value:
-    dims = tuple(d % len(work.values[node.inputs[0]].shape) for d in node.attrs["dims"])
-    x, sizes = work.together(work.values[node.inputs[0]], dims)
+def reduction(work: Lowering, node: Node) -> Value:
+    x = work.floating(node.inputs[0])
+    dims = tuple(d % len(x.shape) for d in node.attrs["dims"])
+    x, sizes = work.together(x, dims)
     shape, order = reduced(x, dims, node.attrs["keepdim"])
     y = work.new(x, shape=shape, order=order)
-    work.step("nw_mean_f32", [x.at, y.at], *sizes, writes=buffer(y))
+    work.step("nw_reduce_f32", [x.at, y.at], *sizes, REDUCTIONS[node.op], writes=buffer(y))
     return y
 
 
+def _pool(work: Lowering, node: Node) -> tuple[Value, Value, tuple[int, ...]]:
+    x, (oh, ow) = work.channels_last(work.floating(node.inputs[0])), node.spec.shape[2:]
+    if x.shape[0] != 1:
+        raise work.refuse(f"of a batch of {x.shape[0]}")
+    c, h, w = x.shape[1:]
+    return x, work.new(x, shape=(1, c, oh, ow)), (h, w, c, oh, ow)
+
+
 def avg_pool2d(work: Lowering, node: Node) -> Value:
-    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
-    (_, c, h, w), (_, _, oh, ow) = x.shape, node.spec.shape
-    y = work.new(x, shape=(1, c, oh, ow))
-    sizes = (h, w, c, oh, ow, *a["kernel"], *a["stride"], *a["padding"], int(a.get("count_include_pad", True)))
-    work.step("nw_avg_pool_f32", [x.at, y.at], *sizes, writes=buffer(y))
+    (x, y, sizes), a = _pool(work, node), node.attrs
+    window = (*a["kernel"], *a["stride"], *a["padding"], int(a.get("count_include_pad", True)))
+    work.step("nw_avg_pool_f32", [x.at, y.at], *sizes, *window, writes=buffer(y))
+    return y
+
+
+def adaptive_avg_pool2d(work: Lowering, node: Node) -> Value:
+    x, y, sizes = _pool(work, node)
+    work.step("nw_adaptive_pool_f32", [x.at, y.at], *sizes, writes=buffer(y))
+    return y
+
+
+def group_norm(work: Lowering, node: Node) -> Value:
+    x = work.channels_last(work.floating(node.inputs[0]))
+    n, c = x.shape[:2]
+    weight, bias = work.floats("weight", np.ones(c, np.float32)), work.floats("bias", np.zeros(c, np.float32))
+    y, scratch = work.new(x), work.scratch(4 * c)
+    vectors = [work.const(v, r) for v, r in ((weight, "w"), (bias, "b"))]
+    sizes = (n, x.elements // (n * c), c, node.attrs["groups"], float(node.attrs["eps"]))
+    work.step("nw_group_norm_f32", [x.at, *vectors, y.at, scratch], *sizes, writes=buffer(y))
+    return y
+
+
+def prelu(work: Lowering, node: Node) -> Value:
+    x = work.channels_last(work.floating(node.inputs[0]))
+    c = x.shape[1] if len(x.shape) > 1 else 1
+    y, slope = work.new(x), work.const(np.broadcast_to(work.floats("weight").reshape(-1), (c,)), "w")
+    work.step("nw_prelu_f32", [x.at, slope, y.at], x.elements // c, c, writes=buffer(y))
+    return y
+
+
+def where(work: Lowering, node: Node) -> Value:
+    shape = node.spec.shape
+    values = [work.expanded(work.values[name], shape) for name in node.inputs]
+    order = next((v.order for v in values if not isinstance(v.at, Const)), layout.natural(len(shape)))
+    values = [work.ordered(v, order) for v in values]
+    y = work.new(values[0])
+    work.step("nw_where_f32", [*(v.at for v in values), y.at], y.elements, writes=buffer(y))
     return y
 
 
 RULES: dict[str, Rule] = {
-    "conv2d": conv2d, "linear": linear, "matmul": matmul, "affine": affine,
-    "add": binary, "sub": binary, "mul": binary, "div": binary,
-    "layer_norm": layer_norm, "softmax": softmax, "mean": mean, "avg_pool2d": avg_pool2d, **dict.fromkeys(ACTS, activation),
+    "conv2d": conv2d, "linear": linear, "affine": affine, "layer_norm": layer_norm, "group_norm": group_norm,
+    "softmax": softmax, "avg_pool2d": avg_pool2d, "adaptive_avg_pool2d": adaptive_avg_pool2d, "prelu": prelu, "where": where,
+    **dict.fromkeys(ACTS, activation), **dict.fromkeys(BINARY, binary), **dict.fromkeys(REDUCTIONS, reduction),
 }  # fmt: skip
