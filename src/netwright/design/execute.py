@@ -37,6 +37,13 @@ def _conv2d(n: Node, w: Weights, x: Tensor) -> Tensor:
     return F.conv2d(_pads(x, a["pads"]), w["weight"], w.get("bias"), a["stride"], 0, a["dilation"], a["groups"])
 
 
+def _conv_transpose2d(n: Node, w: Weights, x: Tensor) -> Tensor:
+    a = n.attrs
+    return F.conv_transpose2d(
+        x, w["weight"], w.get("bias"), a["stride"], a["padding"], a["output_padding"], a["groups"], a["dilation"]
+    )
+
+
 def _binary(function: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
     """Two inputs, or one and the attribute `scalar` or the weight `other`; `reverse` puts the input second."""
 
@@ -122,6 +129,7 @@ def _avg_pool(n: Node, w: Weights, x: Tensor) -> Tensor:
 
 RUN: dict[str, Callable[..., Tensor]] = {
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "linear": lambda n, w, x: F.linear(x, w["weight"], w.get("bias")),
     "matmul": _binary(torch.matmul),
     "layer_norm": lambda n, w, x: F.layer_norm(x, n.attrs["shape"], w.get("weight"), w.get("bias"), n.attrs["eps"]),

@@ -28,7 +28,7 @@ from netwright.design.execute import GraphModule
 from netwright.design.recurrent import Recurrent
 
 _IDENTITY = frozenset(
-    "dropout dropout_ feature_dropout clone contiguous alias detach detach_ lift_fresh_copy lift_fresh to _to_copy "
+    "dropout dropout_ feature_dropout type_as clone contiguous alias detach detach_ lift_fresh_copy lift_fresh to _to_copy "
     "_assert_tensor_metadata".split()
 )
 _LIKE: dict[str, Any] = {  # tensors of the shape of another: constants
@@ -149,8 +149,10 @@ class Reader(Recurrent):
         if any(n.name not in self.fixed for n in sources):
             return False
         if schema and schema.name.removeprefix("aten::") in _IDENTITY and sources and sources[0].name in self.names:
-            self.names[fx.name], self.fixed[fx.name] = self.names[sources[0].name], self.fixed[sources[0].name]
-            return True
+            val = fx.meta.get("val")
+            if isinstance(val, Tensor) and val.dtype == self.fixed[sources[0].name].dtype:
+                self.names[fx.name], self.fixed[fx.name] = self.names[sources[0].name], self.fixed[sources[0].name]
+                return True
         if schema and (schema.is_mutable or not schema.name.startswith("aten::")):
             return False
         if schema is None and fx.target is not operator.getitem:
@@ -189,6 +191,8 @@ class Reader(Recurrent):
             name = getattr(fx.target, "__name__", str(fx.target))
             if name == "getitem":
                 return self.getitem(fx)
+            if name.startswith("wrap_with_"):
+                return self.region(fx)
             if any(isinstance(getattr(a, "meta", {}).get("val"), Tensor) for a in fx.all_input_nodes):
                 self.emit(fx, f"python.{name}", [self.tensor(a) for a in fx.all_input_nodes if a.op != "get_attr"])
             return
@@ -221,6 +225,22 @@ class Reader(Recurrent):
         spec = fx.meta.get("val")
         self.emit(fx, f"aten.{name}", inputs, attrs, spec=spec_of(spec[0] if isinstance(spec, (list, tuple)) and spec else spec))
         return None
+
+    def region(self, fx: Any) -> None:
+        """A part of the program under autocast or without gradients, a graph of its own: read as if it stood here."""
+        place = next(i for i, n in enumerate(fx.args) if isinstance(n, torch.fx.Node) and n.op == "get_attr")
+        inner, given = getattr(self.program.graph_module, fx.args[place].target).graph, iter(fx.args[place + 1 :])
+        for node in inner.nodes:
+            node.name = f"{fx.name}_{node.name}"
+            if node.op == "placeholder":
+                source = next(given)
+                for table in (self.alias, self.names, self.fixed, self.learned):
+                    if source.name in table:
+                        table[node.name] = table[source.name]
+            elif node.op == "call_function":
+                self.call(node)
+            elif node.op == "output":
+                self.results[fx.name] = [self.tensor(n) for n in node.all_input_nodes]
 
     def ours(self, fx: Any, name: str, a: dict[str, Any]) -> None:
         tensors = {k: v for k, v in a.items() if isinstance(v, torch.fx.Node)}

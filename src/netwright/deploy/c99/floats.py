@@ -50,9 +50,9 @@ def framed(work: Lowering, x: Value, pads: list[int]) -> tuple[Value, int, int]:
     _, c, h, w = x.shape
     if not any(pads):
         return x, h, w
-    shape = (1, c, h + top + bottom, w + left + right)
+    shape = (x.shape[0], c, h + top + bottom, w + left + right)
     y = work.new(x, shape=shape)
-    work.step("nw_frame", [x.at, y.at], x.steps, h, w, c * x.itemsize, top, left, bottom, right, writes=buffer(y))
+    work.step("nw_frame", [x.at, y.at], x.steps * x.shape[0], h, w, c * x.itemsize, top, left, bottom, right, writes=buffer(y))
     return y, shape[2], shape[3]
 
 
@@ -64,7 +64,7 @@ def convolve(
     groups, (sh, sw), (dh, dw) = a.get("groups", 1), a.get("stride", (1, 1)), a.get("dilation", (1, 1))
     o, i, kh, kw = weight.shape
     if x.shape[0] != 1:
-        raise work.refuse(f"of a batch of {x.shape[0]}")
+        return _convolve_batch(work, node, x, weight, shape)
     x, _, width = framed(work, x, a.get("pads", [0] * 4))
     (_, c, h, w), (_, _, oh, ow) = x.shape, shape
     bias = work.floats("bias", np.zeros(o, np.float32))
@@ -87,6 +87,39 @@ def convolve(
         kernel = "nw_conv_f32"
     work.step(kernel, [x.at, *vectors, residual.at if residual else None, y.at], *sizes, *end, writes=buffer(y))
     return y
+
+
+def _convolve_batch(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32], shape: layout.Shape) -> Value:
+    """Images below each other, in their frames, as one tall image; the rows that belong to two of them are left out."""
+    a = node.attrs
+    (batch, c, _, _), (_, o, oh, ow), stride = x.shape, shape, a.get("stride", (1, 1))[0]
+    top, left, bottom, right = a.get("pads", [0] * 4)
+    x, h, w = framed(work, x, [top, left, bottom + -(x.shape[2] + top + bottom) % stride, right])
+    tall = replace(x, shape=(1, c, batch * h, w), order=layout.channels_last(4))
+    window = a.get("dilation", (1, 1))[0] * (weight.shape[2] - 1) + 1
+    rows = (batch * h - window) // stride + 1
+    plain = replace(node, attrs={**a, "pads": [0] * 4})
+    y = convolve(work, plain, tall, weight, (1, o, rows, ow), None)
+    order = layout.channels_last(4)
+    return work.copied(y, [(batch, h // stride * ow * o), (oh * ow * o, 1)], (batch, o, oh, ow), order)
+
+
+def conv_transpose2d(work: Lowering, node: Node) -> Value:
+    """The convolution with turned weights of x with zeros between its elements (Dumoulin and Visin 2016, section 4)."""
+    x, a, w = work.channels_last(work.floating(node.inputs[0])), node.attrs, work.floats("weight")
+    (i, per, kh, kw), g, (sh, sw) = w.shape, a["groups"], a["stride"]
+    if x.shape[0] != 1:
+        raise work.refuse(f"of a batch of {x.shape[0]}")
+    turned = w.reshape(g, i // g, per, kh, kw).transpose(0, 2, 1, 3, 4)[..., ::-1, ::-1].reshape(g * per, i // g, kh, kw)
+    reach = [d * (k - 1) - p for d, k, p in zip(a["dilation"], (kh, kw), a["padding"], strict=True)]
+    pads = [*reach, *(r + e for r, e in zip(reach, a["output_padding"], strict=True))]
+    if min(pads) < 0:
+        raise work.refuse("with padding that is wider than the kernel")
+    _, c, height, width = x.shape
+    y = work.new(x, shape=(1, c, (height - 1) * sh + 1, (width - 1) * sw + 1))
+    work.step("nw_spread", [x.at, y.at], height, width, c * x.itemsize, sh, sw, writes=buffer(y))
+    plain = replace(node, attrs={"stride": (1, 1), "pads": pads, "dilation": a["dilation"], "groups": g})
+    return convolve(work, plain, y, np.ascontiguousarray(turned), node.spec.shape, None)
 
 
 def conv2d(work: Lowering, node: Node) -> Value:
@@ -224,10 +257,8 @@ def reduction(work: Lowering, node: Node) -> Value:
 
 
 def _pool(work: Lowering, node: Node) -> tuple[Value, Value, tuple[int, ...]]:
-    x, (oh, ow) = work.channels_last(work.floating(node.inputs[0])), node.spec.shape[2:]
-    if x.shape[0] != 1:
-        raise work.refuse(f"of a batch of {x.shape[0]}")
-    c, h, w = x.shape[1:]
+    x, (oh, ow) = work.images(work.floating(node.inputs[0])), node.spec.shape[2:]
+    _, c, h, w = x.shape
     return x, work.new(x, shape=(1, c, oh, ow)), (h, w, c, oh, ow)
 
 
@@ -235,13 +266,13 @@ def avg_pool2d(work: Lowering, node: Node) -> Value:
     (x, y, sizes), a = _pool(work, node), node.attrs
     window = (*a["kernel"], *a["stride"], *a["padding"], int(a.get("count_include_pad", True)))
     work.step("nw_avg_pool_f32", [x.at, y.at], *sizes, *window, writes=buffer(y))
-    return y
+    return work.batched(y, node)
 
 
 def adaptive_avg_pool2d(work: Lowering, node: Node) -> Value:
     x, y, sizes = _pool(work, node)
     work.step("nw_adaptive_pool_f32", [x.at, y.at], *sizes, writes=buffer(y))
-    return y
+    return work.batched(y, node)
 
 
 def group_norm(work: Lowering, node: Node) -> Value:
@@ -274,7 +305,8 @@ def where(work: Lowering, node: Node) -> Value:
 
 
 RULES: dict[str, Rule] = {
-    "conv2d": conv2d, "linear": linear, "affine": affine, "layer_norm": layer_norm, "group_norm": group_norm,
-    "softmax": softmax, "avg_pool2d": avg_pool2d, "adaptive_avg_pool2d": adaptive_avg_pool2d, "prelu": prelu, "where": where,
+    "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "linear": linear, "affine": affine, "layer_norm": layer_norm,
+    "group_norm": group_norm, "softmax": softmax, "avg_pool2d": avg_pool2d, "adaptive_avg_pool2d": adaptive_avg_pool2d,
+    "prelu": prelu, "where": where,
     **dict.fromkeys(ACTS, activation), **dict.fromkeys(BINARY, binary), **dict.fromkeys(REDUCTIONS, reduction),
 }  # fmt: skip

@@ -151,6 +151,26 @@ class Lowering:
         loops = [(1, 0)] * (6 - len(loops)) + loops
         self.step("nw_relayout", [x.at, y.at], x.itemsize, *(n for n, _ in loops), *(s for _, s in loops), writes=buffer(y))
 
+    def images(self, x: Value) -> Value:
+        """A batch of images as the channels of one, channels last."""
+        if len(x.shape) != 4:
+            raise self.refuse(f"of {len(x.shape)} dimensions")
+        if x.shape[0] == 1:
+            return self.channels_last(x)
+        n, c, h, w = x.shape
+        return replace(self.ordered(x, (2, 3, 0, 1)), shape=(1, n * c, h, w), order=layout.channels_last(4))
+
+    def batched(self, y: Value, node: Node) -> Value:
+        """What was computed of `images`, in the shape of `node`."""
+        n, c = node.spec.shape[:2]
+        return y if y.shape[1] == c else replace(y, shape=(n, c, *y.shape[2:]), order=(2, 3, 0, 1))
+
+    def copied(self, x: Value, loops: list[tuple[int, int]], shape: Shape, order: Order) -> Value:
+        """Elements of x chosen by loops (size, stride), as a tensor of its own."""
+        y = self.new(x, shape=shape, order=order)
+        self._copy(x, y, loops)
+        return y
+
     def with_rank(self, x: Value, rank: int) -> Value:
         """x with dimensions of length one in front."""
         missing = rank - len(x.shape)
@@ -233,7 +253,7 @@ def find_fusions(graph: Graph) -> dict[str, Fusion]:
 
     found: dict[str, Fusion] = {}
     for node in graph:
-        if node.op not in ("conv2d", "linear"):
+        if node.op not in ("conv2d", "linear") or (node.op == "conv2d" and node.spec.shape[0] != 1):
             continue
         end, residual, relu = node, None, False
         after = only_reader(end)

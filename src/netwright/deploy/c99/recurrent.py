@@ -17,8 +17,6 @@ GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 def recurrent(work: Lowering, node: Node) -> Value:
     x, a = work.floating(node.inputs[0]), node.attrs
-    if x.shape[0] != 1:
-        raise work.refuse(f"of a batch of {x.shape[0]}")
     given = matrix(work, node, work.ordered(x, layout.natural(3)), work.floats("weight"))
     given = work.ordered(replace(given, columns=None), layout.natural(3))
     weight = work.floats("recurrent")
@@ -27,7 +25,7 @@ def recurrent(work: Lowering, node: Node) -> Value:
     bias = work.floats("recurrent_bias", np.zeros(outputs, np.float32))
     states = [work.ordered(work.floating(name), (0, 1)).at for name in node.inputs[1:]]
     first: list[Pointer] = [*states, *[None] * (2 - len(states))]
-    y = work.new(x, shape=(1, steps + cell, hidden), order=layout.natural(3))
+    y = work.new(x, shape=(x.shape[0], steps + cell, hidden), order=layout.natural(3))
     scratch = work.scratch(4 * (outputs + 2 * hidden))
     vectors: list[Pointer] = [
         work.const(pack.float_conv(weight[:, :, None, None], 1), "w"),
@@ -36,7 +34,7 @@ def recurrent(work: Lowering, node: Node) -> Value:
     blocks = -(-outputs // pack.BLOCK)
     (block,) = picked(tile(1, 1, blocks, 24, 1), tile(1, 1, blocks, 12, 2))[2:]
     kind = KINDS[a.get("activation", node.op)]
-    sizes = (kind, steps, hidden, int(a["reverse"]), cell, block)
+    sizes = (kind, x.shape[0], steps, hidden, int(a["reverse"]), cell, block)
     work.step("nw_recurrent_f32", [given.at, *vectors, *first, y.at, scratch], *sizes, writes=buffer(y))
     return y
 

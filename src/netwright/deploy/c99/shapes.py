@@ -118,17 +118,17 @@ def pad(work: Lowering, node: Node) -> Value:
 
 
 def max_pool2d(work: Lowering, node: Node) -> Value:
-    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
-    (_, c, h, w), (_, _, oh, ow) = x.shape, node.spec.shape
+    x, a = work.images(work.values[node.inputs[0]]), node.attrs
+    (_, c, h, w), (oh, ow) = x.shape, node.spec.shape[2:]
     y = work.new(x, shape=(1, c, oh, ow))
     sizes = (x.steps, h, w, c, oh, ow, *a["kernel"], *a["stride"], *a["padding"])
     work.step(f"nw_max_pool_{x.type}", [x.at, y.at], *sizes, writes=buffer(y))
-    return y
+    return work.batched(y, node)
 
 
 def interpolate(work: Lowering, node: Node) -> Value:
-    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
-    (_, c, h, w), (_, _, oh, ow) = x.shape, node.spec.shape
+    x, a = work.images(work.values[node.inputs[0]]), node.attrs
+    (_, c, h, w), (oh, ow) = x.shape, node.spec.shape[2:]
     if x.steps > 1 or (a["mode"], x.type) == ("bilinear", "i32"):
         raise work.refuse("of spikes or sums")
     y = work.new(x, shape=(1, c, oh, ow))
@@ -138,7 +138,7 @@ def interpolate(work: Lowering, node: Node) -> Value:
         work.step("nw_bilinear_f32", [x.at, y.at], h, w, c, oh, ow, int(a["align_corners"]), writes=buffer(y))
     else:
         raise work.refuse(f"of mode {a['mode']} on {x.type}")
-    return y
+    return work.batched(y, node)
 
 
 RULES: dict[str, Rule] = {

@@ -66,6 +66,14 @@ NW_INLINE void nw_fill(const uint8_t *NW_RESTRICT value, uint8_t *NW_RESTRICT y,
   for (long i = 0; i < n; i++) memcpy(y + i * S, value, (size_t)S);
 }
 
+/* Zeros between the pixels of [H][W][C], C in bytes: pixel (h, w) goes to (h*SH, w*SW). */
+NW_INLINE void nw_spread(const uint8_t *NW_RESTRICT x, uint8_t *NW_RESTRICT y, int H, int W, long C, int SH, int SW) {
+  const long row = ((long)(W - 1) * SW + 1) * C;
+  memset(y, 0, (size_t)(((long)(H - 1) * SH + 1) * row));
+  for (int h = 0; h < H; h++)
+    for (int w = 0; w < W; w++, x += C) memcpy(y + h * SH * row + (long)w * SW * C, x, (size_t)C);
+}
+
 /* Nearest interpolation, channels last, C in bytes. */
 NW_INLINE void nw_nearest(const uint8_t *NW_RESTRICT x, uint8_t *NW_RESTRICT y, int IH, int IW, long C, int OH, int OW) {
   const float ky = (float)IH / (float)OH, kx = (float)IW / (float)OW;

@@ -11,7 +11,7 @@ NW_INLINE void nw_first_f32(float *y, const float *given, int H) {
   else memset(y, 0, (size_t)H * sizeof(float));
 }
 
-NW_INLINE void nw_recurrent_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT w, const float *NW_RESTRICT bias, const float *h0,
+NW_INLINE void nw_sequence_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT w, const float *NW_RESTRICT bias, const float *h0,
                                 const float *c0, float *NW_RESTRICT y, float *NW_RESTRICT g, int KIND, int T, int H, int REVERSE,
                                 int CELL, int NB) {
   const int GATES = KIND == NW_LSTM ? 4 : KIND == NW_GRU ? 3 : 1, N = GATES * H;
@@ -37,4 +37,14 @@ NW_INLINE void nw_recurrent_f32(const float *NW_RESTRICT x, const float *NW_REST
     memcpy(y + (long)t * H, h, (size_t)H * sizeof(float));
   }
   if (CELL) memcpy(y + (long)T * H, c, (size_t)H * sizeof(float));
+}
+
+/* N sequences, each with first states of its own. */
+NW_INLINE void nw_recurrent_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT w, const float *NW_RESTRICT bias, const float *h0,
+                                const float *c0, float *NW_RESTRICT y, float *NW_RESTRICT g, int KIND, int N, int T, int H,
+                                int REVERSE, int CELL, int NB) {
+  const long GATES = KIND == NW_LSTM ? 4 : KIND == NW_GRU ? 3 : 1;
+  for (long n = 0; n < N; n++)
+    nw_sequence_f32(x + n * T * GATES * H, w, bias, h0 ? h0 + n * H : 0, c0 ? c0 + n * H : 0, y + n * (T + CELL) * H, g, KIND, T, H,
+                    REVERSE, CELL, NB);
 }
