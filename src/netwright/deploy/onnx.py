@@ -141,8 +141,9 @@ class _Writer(FloatOperators):
         return self.specs[name].bits == 1
 
     def operands(self, n: Node, xs: Sequence[str]) -> list[str]:
+        xs = [self.emit("Cast", [x], to=TensorProto.FLOAT) if self.is_truth(x) else x for x in xs]
         if len(xs) == 2:
-            return list(xs)
+            return xs
         other = self.weight(n, "other") if "other" in n.weights else self.const(n.attrs["scalar"])
         return [other, xs[0]] if n.attrs.get("reverse") else [xs[0], other]
 
