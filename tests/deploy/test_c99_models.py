@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_c99_packing import MAIN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netwright.core.errors import BundleError, Unsupported
-from netwright.deploy.c99 import build, emit
+from netwright.deploy.c99 import build, emit, find_compiler
 from netwright.deploy.onnx import OrtModel, to_onnx
 from netwright.design.execute import GraphModule
 from netwright.design.trace import trace
@@ -273,3 +276,45 @@ def test_timm_models(compare: Compare, name: str) -> None:
     torch.manual_seed(0)
     net = timm_model(name)
     compare(net, random(1, 3, TIMM[name], TIMM[name]), tolerance=1e-4, native=False)
+
+
+class Everything(nn.Module):
+    """All functions above, attention and recurrent layers of one input, as one vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(42, 3, batch_first=True)
+        self.lstm, self.gru = nn.LSTM(42, 9, 2, bidirectional=True, batch_first=True), nn.GRU(42, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.transpose(1, 2).flatten(2)
+        lstm, (h, c) = self.lstm(tokens)
+        parts = [lstm, h, c, self.gru(tokens.transpose(0, 1))[0], self.attention(tokens, tokens, tokens)[0]]
+        return torch.cat([p.reshape(1, -1) for p in [f(x) for f in FUNCTIONS] + parts], 1)
+
+
+@pytest.mark.parametrize("path", ["-DNETWRIGHT_PORTABLE", "-march=native"])
+def test_clean_under_sanitizers(tmp_path: Path, path: str) -> None:
+    """Address and undefined-behaviour sanitizers, on numbers, extremes, infinities and NaN."""
+    flags = ["-O1", "-g", "-fno-strict-aliasing", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", path]
+    compiler, probe = find_compiler(), tmp_path / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n")
+    if subprocess.run(
+        [*compiler, *flags, str(probe), "-o", str(tmp_path / "probe")], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("this compiler has no sanitizers")
+    torch.manual_seed(0)
+    net = Everything().eval()
+    emit(trace(net, random(1, 6, 5, 7))).write(tmp_path)
+    (tmp_path / "main.c").write_text(MAIN)
+    files = [str(tmp_path / "model.c"), str(tmp_path / "main.c"), "-o", str(tmp_path / "run"), "-lm"]
+    subprocess.run([*compiler, *flags, *files], check=True, capture_output=True)
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    x = random(1, 6, 5, 7)
+    for scale in (1.0, 3e38, float("inf"), float("nan")):
+        given = (x * scale).numpy().tobytes()
+        done = subprocess.run([str(tmp_path / "run")], input=given, capture_output=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr.decode()
+        if scale == 1:
+            with torch.no_grad():
+                np.testing.assert_allclose(np.frombuffer(done.stdout, np.float32), net(x).numpy()[0], rtol=1e-5, atol=1e-5)

@@ -48,7 +48,7 @@ class _Writer(FloatOperators):
         self.nodes: list[onnx.NodeProto] = []
         self.initialisers: dict[str, onnx.TensorProto] = {}
         self.specs = {n.name: n.spec for n in graph}
-        self.axis = dict.fromkeys(self.specs, 0)  # where the batch of a tensor lies
+        self.axis = dict.fromkeys(graph.inputs, 0)
         self.batch: str | int = "batch"
         self.sums: set[str] = set()  # tensors that hold 32-bit sums, carried in float
 
@@ -80,7 +80,7 @@ class _Writer(FloatOperators):
         return self.specs[name].shape
 
     def refuse(self, node: Node, why: str) -> Unsupported:
-        return Unsupported("ONNX", node.op, node.path, why)
+        return Unsupported("ONNX", node.op, node.origin, why)
 
     def zero(self, name: str) -> str:
         """The zero point of a tensor of codes: 128 where they are signed."""
@@ -183,46 +183,6 @@ class _Writer(FloatOperators):
         else:
             self.emit("ReduceMean", [x, self.const(n.attrs["dims"], np.int64)], n.name, keepdims=int(n.attrs["keepdim"]))
 
-    def reshape(self, n: Node, x: str) -> None:
-        """The batch stays outermost, also where parts of an example join it; else the file is for one example."""
-        if self.axis[x]:
-            self.batch = 1
-        first = 0 if self.shape(x)[:1] == n.spec.shape[:1] and not self.axis[x] else -1
-        self.emit("Reshape", [x, self.const([first, *n.spec.shape[1:]] if n.spec.shape else [], np.int64)], n.name)
-
-    def permute(self, n: Node, x: str) -> None:
-        self.axis[n.name] = n.attrs["dims"].index(self.axis[x])
-        self.emit("Transpose", [x], n.name, perm=n.attrs["dims"])
-
-    def slice(self, n: Node, x: str) -> None:
-        a = n.attrs
-        bounds = [
-            self.const([v], np.int64) for v in (a["start"], min(a["end"], self.shape(x)[a["dim"]]), a["dim"], a.get("step", 1))
-        ]
-        self.emit("Slice", [x, *bounds], n.name)
-
-    def cat(self, n: Node, *xs: str) -> None:
-        self.emit("Concat", xs, n.name, axis=n.attrs["dim"])
-
-    def interpolate(self, n: Node, x: str) -> None:
-        if n.attrs["mode"] not in ("nearest", "bilinear"):
-            raise self.refuse(n, "Use nearest or bilinear interpolation.")
-        sizes = self.const(n.spec.shape[2:], np.int64)
-        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        if n.attrs["mode"] == "bilinear":
-            corners = "align_corners" if n.attrs["align_corners"] else "half_pixel"
-            how = {"mode": "linear", "coordinate_transformation_mode": corners}
-        self.emit("Resize", [x, "", "", sizes], n.name, axes=[2, 3], **how)
-
-    def pad(self, n: Node, x: str) -> None:
-        """torch lists (before, after) from the last axis backwards; ONNX all befores, then all afters."""
-        pairs, rank = np.reshape(n.attrs["pad"], (-1, 2)), len(self.shape(x))
-        if (pairs < 0).any():
-            raise self.refuse(n, "Padding by a negative amount is cropping; slice instead.")
-        table = np.zeros((rank, 2), np.int64)
-        table[rank - len(pairs) :] = pairs[::-1]
-        self.emit("Pad", [x, self.const(table.T.ravel(), np.int64), self.const(n.attrs.get("value", 0.0))], n.name)
-
     def constant(self, n: Node) -> None:
         self.emit("Identity", [self.weight(n, "value")], n.name)
 
@@ -306,8 +266,7 @@ class _Writer(FloatOperators):
                     node.op, "Run this network in PyTorch, or replace the module by an equal one of known operations."
                 )
                 raise self.refuse(node, way_out)
-            if node.inputs:
-                self.axis[node.name] = self.axis[node.inputs[0]] if node.op != "reshape" else 0
+            self.follow_batch(node)
             method(node, *node.inputs)
             if node.op == "reshape" and node.inputs[0] in self.sums:
                 self.sums.add(node.name)
@@ -350,8 +309,8 @@ def _method(writer: _Writer, node: Node) -> Callable[..., Any] | None:
 
 
 _METHODS = FLOAT_OPERATORS | frozenset(
-    "conv2d linear batch_norm layer_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean reshape permute slice "
-    "cat interpolate pad constant quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
+    "conv2d linear batch_norm layer_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean constant "
+    "quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
 )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from netwright.core.graph import Node
+from netwright.deploy.onnx_views import VIEWS, Views
 
 COMPARISONS = {"gt": "Greater", "ge": "GreaterOrEqual", "lt": "Less", "le": "LessOrEqual", "eq": "Equal", "ne": "Equal"}
 GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}  # ONNX wants i, o, f, c and z, r, h
@@ -24,23 +25,8 @@ def _windows(size: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return matrix
 
 
-class FloatOperators(ABC):
+class FloatOperators(Views):
     """One method an operation of ours; what is abstract is the writer's."""
-
-    @abstractmethod
-    def const(self, value: Any, dtype: Any = np.float32, name: str = "") -> str: ...
-
-    @abstractmethod
-    def emit(self, op: str, inputs: Sequence[str], out: str = "", **attrs: Any) -> str: ...
-
-    @abstractmethod
-    def weight(self, node: Node, role: str) -> str: ...
-
-    @abstractmethod
-    def value(self, node: Node, role: str) -> np.ndarray[Any, Any]: ...
-
-    @abstractmethod
-    def shape(self, name: str) -> tuple[int, ...]: ...
 
     @abstractmethod
     def is_truth(self, name: str) -> bool:
@@ -162,7 +148,7 @@ class FloatOperators(ABC):
     lstm = gru = rnn = _recurrent
 
 
-FLOAT_OPERATORS = frozenset(
+FLOAT_OPERATORS = VIEWS | frozenset(
     "group_norm sum amax amin gt ge lt le eq ne where take expand rsqrt pow softplus prelu adaptive_avg_pool2d sdpa "
     "lstm gru rnn conv_transpose2d".split()
 )

@@ -83,8 +83,21 @@ class Moved(Aten):
     def op_stack(self, node: Any, a: dict[str, Any]) -> None:
         parts = [self.tensor(t) for t in a["tensors"]]
         dim = a["dim"] % (len(self.shape(parts[0])) + 1)
-        wide = [self.viewed(node, p, (*self.shape(p)[:dim], 1, *self.shape(p)[dim:])) for p in parts]
+        wide = [self.widened(node, p, dim) for p in parts]
         self.result(node, self.joined(node, wide, dim))
+
+    def widened(self, node: Any, x: str, dim: int) -> str:
+        """x with a dimension of length one. In front of the batch it is put there by a permutation, so that a reshape never
+        has to guess which of two dimensions of length one is the batch."""
+        shape = self.shape(x)
+        if dim == 0 and len(shape) > 1 and shape[0] == 1:
+            x = self.viewed(node, x, (shape[0], 1, *shape[1:]))
+            return self.part(node, "permute", [x], (1, *shape), {"dims": [1, 0, *range(2, len(shape) + 1)]})
+        return self.viewed(node, x, (*shape[:dim], 1, *shape[dim:]))
+
+    def op_unsqueeze(self, node: Any, a: dict[str, Any]) -> None:
+        x = self.tensor(node.args[0])
+        self.result(node, self.widened(node, x, a["dim"] % (len(self.shape(x)) + 1)))
 
     def op_roll(self, node: Any, a: dict[str, Any]) -> None:
         x = whole = self.tensor(node.args[0])

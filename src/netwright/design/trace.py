@@ -35,7 +35,7 @@ _LIKE: dict[str, Any] = {  # tensors of the shape of another: constants
     **dict.fromkeys(("zeros_like", "new_zeros", "empty_like", "new_empty"), 0.0), **dict.fromkeys(("ones_like", "new_ones"), 1.0),
     **dict.fromkeys(("full_like", "new_full"), "fill_value"),
 }  # fmt: skip
-_RESHAPE = frozenset("flatten view reshape unflatten squeeze unsqueeze _unsafe_view view_as reshape_as".split())
+_RESHAPE = frozenset("flatten view reshape unflatten squeeze _unsafe_view view_as reshape_as".split())
 _RENAME = {
     "relu_": "relu", "hardswish_": "hardswish", "silu_": "silu", "hardtanh_": "hardtanh", "add_": "add", "mul_": "mul",
     "sub_": "sub", "div_": "div", "sigmoid_": "sigmoid", "tanh_": "tanh", "leaky_relu_": "leaky_relu", "elu_": "elu",
