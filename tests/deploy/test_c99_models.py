@@ -117,6 +117,19 @@ def windows(x: Tensor) -> Tensor:
     return F.pad(x, (0, 1, 0, 3)).reshape(1, 2, 3, 2, 4, 8).permute(0, 1, 3, 2, 4, 5).reshape(4, 3, 4, 8)[..., :5]
 
 
+def written(x: Tensor) -> Tensor:
+    """Writes into parts of a tensor, and what is read afterwards sees them."""
+    x[:, 1:3] = x[:, :2] * 2
+    x[:, 4] += 1
+    x[:, :, 0] = 0.5
+    x[..., 2:] *= x[..., :1]
+    return x
+
+
+def residual(x: Tensor) -> Tensor:
+    return x.relu_() + x
+
+
 FUNCTIONS: list[Callable[[Tensor], Tensor]] = [
     lambda x: F.group_norm(x, 3, torch.linspace(0.5, 2, 6), torch.linspace(-1, 1, 6)),
     lambda x: F.group_norm(x, 1),
@@ -170,6 +183,8 @@ FUNCTIONS: list[Callable[[Tensor], Tensor]] = [
     lambda x: F.conv2d(windows(x), torch.linspace(-1, 1, 81).reshape(3, 3, 3, 3), torch.arange(3.0), 2, 1).relu(),
     lambda x: F.max_pool2d(windows(x), 2) + F.avg_pool2d(windows(x), 2) + F.adaptive_avg_pool2d(windows(x), (2, 2)),
     lambda x: F.interpolate(windows(x), scale_factor=2) + F.interpolate(windows(x), scale_factor=2, mode="bilinear"),
+    lambda x: written(x.clone()),
+    lambda x: x.clone().relu_() + residual(x.clone()),
     lambda x: torch.var_mean(x, (2, 3), keepdim=True)[0] + x,
     lambda x: x,
 ]

@@ -71,7 +71,8 @@ class FloatOperators(Views):
         self.emit("Gather", [x, self.weight(n, "index")], n.name, axis=n.attrs["dim"])
 
     def expand(self, n: Node, x: str) -> None:
-        self.emit("Expand", [x, self.const(n.spec.shape, np.int64)], n.name)
+        wide = [size if old == 1 else 1 for old, size in zip(self.shape(x), n.spec.shape, strict=True)]  # 1 keeps what is there
+        self.emit("Expand", [x, self.const(wide, np.int64)], n.name)
 
     def rsqrt(self, n: Node, x: str) -> None:
         self.emit("Reciprocal", [self.emit("Sqrt", [x])], n.name)

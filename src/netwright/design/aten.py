@@ -120,6 +120,11 @@ class Aten(ABC):
         weights = self.roles(weight=a["weight"], bias=a["bias"], mean=a["running_mean"], var=a["running_var"])
         self.emit(fx, "batch_norm", [self.tensor(a["input"])], {"eps": a["eps"]}, weights)
 
+    def op__native_batch_norm_legit_no_training(self, fx: Any, a: dict[str, Any]) -> None:
+        weights = self.roles(weight=a["weight"], bias=a["bias"], mean=a["running_mean"], var=a["running_var"])
+        spec = spec_of(fx.meta["val"][0])
+        self.results[fx.name] = [self.emit(fx, "batch_norm", [self.tensor(a["input"])], {"eps": a["eps"]}, weights, spec)]
+
     def op_layer_norm(self, fx: Any, a: dict[str, Any]) -> None:
         attrs = {"shape": list(a["normalized_shape"]), "eps": a["eps"]}
         self.emit(fx, "layer_norm", [self.tensor(a["input"])], attrs, self.roles(weight=a["weight"], bias=a["bias"]))

@@ -87,7 +87,7 @@ def _reshape(n: Node, w: Weights, x: Tensor) -> Tensor:
 
 
 def _expand(n: Node, w: Weights, x: Tensor) -> Tensor:
-    return x.expand(-1 if n.spec.shape[0] == 1 else n.spec.shape[0], *n.spec.shape[1:])
+    return x.expand([wide if size == 1 else -1 for size, wide in zip(x.shape, n.spec.shape, strict=True)])
 
 
 def _cat(n: Node, w: Weights, *xs: Tensor) -> Tensor:

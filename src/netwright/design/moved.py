@@ -99,6 +99,35 @@ class Moved(Aten):
         x = self.tensor(node.args[0])
         self.result(node, self.widened(node, x, a["dim"] % (len(self.shape(x)) + 1)))
 
+    def op_slice_scatter(self, node: Any, a: dict[str, Any]) -> None:
+        """x with a slice replaced"""
+        x, new, dim = self.tensor(node.args[0]), self.tensor(a["src"]), a["dim"] % len(spec_of(node.meta["val"]).shape)
+        size = self.shape(x)[dim]
+        start, end, step = slice(a["start"], a["end"], a["step"]).indices(size)
+        if step != 1:
+            self.emit(node, "aten.slice_scatter", [x, new])
+            return
+        sides = [self.cut(node, x, dim, i, j) if i < j else None for i, j in ((0, start), (end, size))]
+        self.result(node, self.joined(node, [p for p in (sides[0], new, sides[1]) if p is not None], dim))
+
+    def op_select_scatter(self, node: Any, a: dict[str, Any]) -> None:
+        x, new = self.tensor(node.args[0]), self.tensor(a["src"])
+        dim, shape = a["dim"] % len(self.shape(x)), self.shape(x)
+        at = a["index"] % shape[dim]
+        parts = [self.cut(node, x, dim, i, j) if i < j else None for i, j in ((0, at), (at + 1, shape[dim]))]
+        new = self.viewed(node, new, (*shape[:dim], 1, *shape[dim + 1 :]))
+        self.result(node, self.joined(node, [p for p in (parts[0], new, parts[1]) if p is not None], dim))
+
+    def op_copy(self, node: Any, a: dict[str, Any]) -> None:
+        self.result(node, self.repeated(node, self.tensor(a["src"]), spec_of(node.meta["val"]).shape))
+
+    def op_fill(self, node: Any, a: dict[str, Any]) -> None:
+        if isinstance(a["value"], (int, float)):
+            value = torch.full(spec_of(node.meta["val"]).shape, float(a["value"]))
+            self.emit(node, "constant", [], weights={"value": self.constant(node, value, "fill")})
+        else:
+            self.op_copy(node, {"src": a["value"]})
+
     def op_roll(self, node: Any, a: dict[str, Any]) -> None:
         x = whole = self.tensor(node.args[0])
         shifts, dims = (list(v) if isinstance(v, (list, tuple)) else [v] for v in (a["shifts"], a["dims"]))
@@ -164,10 +193,12 @@ class Moved(Aten):
         rank = len(shape) + 1
         self.result(node, self.turned(node, x, [d for d in range(rank) if d != dim + 1] + [dim + 1]))
 
-    def op_expand(self, node: Any, a: dict[str, Any]) -> None:
-        x, shape = self.tensor(node.args[0]), spec_of(node.meta["val"]).shape
+    def repeated(self, node: Any, x: str, shape: Sequence[int]) -> str:
         x = self.viewed(node, x, (*[1] * (len(shape) - len(self.shape(x))), *self.shape(x)))
-        self.result(node, x if self.shape(x) == shape else self.part(node, "expand", [x], shape, {"shape": list(shape)}))
+        return x if self.shape(x) == tuple(shape) else self.part(node, "expand", [x], shape, {"shape": list(shape)})
+
+    def op_expand(self, node: Any, a: dict[str, Any]) -> None:
+        self.result(node, self.repeated(node, self.tensor(node.args[0]), spec_of(node.meta["val"]).shape))
 
     op_expand_as = op_expand
 

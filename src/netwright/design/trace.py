@@ -262,6 +262,21 @@ class Reader(Recurrent):
             self.emit(fx, "getitem", [self.tensor(source)], {"index": index})
 
 
+def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without writes into tensors that are read elsewhere (``x[:, 0] = y``); others are values like any."""
+    for fx in program.graph.nodes:
+        schema = getattr(fx.target, "_schema", None)
+        if schema is None or not schema.is_mutable or not isinstance(fx.args[0], torch.fx.Node):
+            continue
+        written = fx.args[0]
+        source = getattr(written.target, "_schema", None)
+        if len(written.users) > 1 or (source and any(r.alias_info for r in source.returns) and not source.is_mutable):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return program.run_decompositions({})
+    return program
+
+
 def _line(fx: Any) -> str:
     """File and line of the caller's program, the last frame that is not one of torch's own."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', fx.meta.get("stack_trace") or "")
@@ -303,7 +318,7 @@ def trace(module: nn.Module | torch.export.ExportedProgram, example: Tensor | tu
             module.train(training)
     else:
         program = module
-    reader = Reader(program)
+    reader = Reader(_functional(program))
     graph = reader.read()
     values = {
         k: reader.state[k].detach().cpu().numpy()
