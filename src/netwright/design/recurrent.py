@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from netwright.design.aten import spec_of
-from netwright.design.compose import Composed
+from netwright.design.windows import Windowed
 
 ROLES = ("weight", "recurrent", "bias", "recurrent_bias")
 
@@ -15,7 +15,7 @@ def _read(node: Any, index: int) -> bool:
     return any(u.args[1] == index and u.users for u in node.users)
 
 
-class Recurrent(Composed):
+class Recurrent(Windowed):
     """`nn.LSTM`, `nn.GRU`, `nn.RNN` of any depth and direction, and their cells."""
 
     def layer(self, node: Any, op: str, x: str, states: list[str], params: list[Any], attrs: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def reshape(work: Lowering, node: Node) -> Value:
     order = layout.reshaped(x.shape, x.order, shape)
     if order is not None:
         return replace(x, shape=shape, order=order)
-    flat = len(shape) == 2 and all(reader.op in LINEAR for reader in work.readers[node.name])
+    flat = len(shape) == 2 and shape[0] == 1 and all(reader.op in LINEAR for reader in work.readers[node.name])
     if flat and node.name not in work.graph.outputs:
         columns = np.arange(x.elements).reshape(x.shape).transpose(x.order).reshape(-1)
         return replace(x, shape=shape, order=(0, 1), columns=columns)
