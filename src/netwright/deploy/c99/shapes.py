@@ -16,7 +16,8 @@ LINEAR = ("linear", "qlinear", "blinear")
 
 def graph_input(work: Lowering, node: Node) -> Value:
     shape = node.spec.shape
-    if not shape or node.spec.kind != "float":
+    sequence = len(shape) == 3 and shape[1] == 1  # steps, or layers of states, stand before the batch
+    if not (shape[:1] == (1,) or sequence) or node.spec.kind != "float":
         raise work.refuse(f"of shape {list(shape)} and type {node.spec.kind} (trace with one float example)")
     names = work.graph.inputs
     name = "in" if len(names) == 1 else f"in{names.index(node.name)}"
