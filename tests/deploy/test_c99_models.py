@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netwright.core.errors import BundleError, Unsupported
+from netwright.deploy.bundle import Bundle, write_bundle
 from netwright.deploy.c99 import build, emit
+from netwright.deploy.onnx import to_onnx
 from netwright.design.trace import trace
 from netwright.design.zoo import timm_model
 
@@ -103,6 +105,8 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     model = build(graph, tmp_path)
     with torch.no_grad():
         close(model.run(image.numpy(), facts.numpy()), list(net(image, facts).values()), 1e-6, "batch of 3")
+        bundle = Bundle.load(write_bundle(graph, tmp_path / "bundle", form="float", onnx=to_onnx(graph)).path)
+        close(bundle.run(image.numpy(), facts.numpy()), list(net(image, facts).values()), 1e-6, "bundle")
     with pytest.raises(BundleError, match="takes 2 inputs and was given 1"):
         model.run(image.numpy())
     with pytest.raises(BundleError, match="hold 3, 2 examples"):

@@ -50,6 +50,11 @@ class Emitted:
         """Of the first output."""
         return self.output_shapes[0]
 
+    @property
+    def several(self) -> bool:
+        """More than one input, or more than one output."""
+        return len(self.input_shapes) > 1 or len(self.output_shapes) > 1
+
     def write(self, folder: Path) -> Path:
         """Write NAME.c and NAME.h into `folder`; the path of the C file."""
         folder.mkdir(parents=True, exist_ok=True)
