@@ -60,6 +60,7 @@ FUNCTIONS: list[Callable[[Tensor], Tensor]] = [
     lambda x: F.pad(x, (1, 2, 2, 1), mode="reflect"),
     lambda x: F.pad(x, (1, 2, 0, 3), mode="replicate"),
     lambda x: F.pad(x, (2, 1, 1, 2), mode="circular"),
+    lambda x: F.pad(x, (-1, 2, 1, -2), value=0.5) + F.pad(x, (1, 0, -1, 0)),
     lambda x: torch.roll(x, (2, -3), (2, 3)),
     lambda x: F.normalize(x, dim=1),
     lambda x: x.var(1) + x.std(1, unbiased=False),

@@ -301,9 +301,6 @@ class Aten(ABC):
         attrs = {"size": list(spec_of(fx.meta["val"]).shape[2:]), "mode": "bilinear", "align_corners": a["align_corners"]}
         self.emit(fx, "interpolate", [self.tensor(fx.args[0])], attrs)
 
-    def op_pad(self, fx: Any, a: dict[str, Any]) -> None:
-        self.emit(fx, "pad", [self.tensor(fx.args[0])], {"pad": list(a["pad"]), "value": float(a["value"] or 0.0)})
-
 
 for _op in ("relu", "relu6", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh"):
     setattr(Aten, f"op_{_op}", lambda self, fx, a, _op=_op: self._pointwise(_op)(fx, a))

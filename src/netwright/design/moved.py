@@ -148,9 +148,15 @@ class Moved(Aten):
         self.result(node, x)
 
     def op_pad(self, node: Any, a: dict[str, Any]) -> None:
-        """Reflected, replicated and circular frames are a choice of rows and columns."""
+        """Reflected, replicated and circular frames are a choice of rows and columns; a negative width crops."""
         if a["mode"] == "constant":
-            super().op_pad(node, a)
+            x, widths = self.tensor(node.args[0]), list(a["pad"])
+            for i in range(0, len(widths), 2):
+                dim = len(self.shape(x)) - 1 - i // 2
+                x = self.cut(node, x, dim, max(0, -widths[i]), self.shape(x)[dim] - max(0, -widths[i + 1]))
+            widths, value = [max(0, w) for w in widths], float(a["value"] or 0.0)
+            shape = spec_of(node.meta["val"]).shape
+            self.result(node, self.part(node, "pad", [x], shape, {"pad": widths, "value": value}) if any(widths) else x)
             return
         x, mode = self.tensor(node.args[0]), {"replicate": "edge", "circular": "wrap"}.get(a["mode"], a["mode"])
         for i in range(len(a["pad"]) // 2):
