@@ -152,6 +152,10 @@ def test_steps_may_stand_before_the_batch(tmp_path: Path) -> None:
     ("module", "what"),
     [
         (nn.LSTM(4, 4, proj_size=2, batch_first=True), "aten.lstm"),
+        (Call(lambda x: x + torch.rand(4)), "aten.rand"),
+        (Call(lambda x: F.layer_norm(x, (4,), x[0, 0])), "aten.layer_norm"),
+        (Call(lambda x: F.conv1d(x, torch.ones(2, 4, 3), x[0, 0, :2])), "aten.conv1d"),
+        (nn.BatchNorm1d(4, track_running_stats=False), "aten.batch_norm"),
         (Call(lambda x: F.scaled_dot_product_attention(x, x, x, x > 0)), "computed mask"),
         (Call(lambda x: F.conv_transpose2d(x[:, None], torch.ones(1, 1, 2, 2), padding=2)), "padding that is wider"),
     ],

@@ -57,6 +57,10 @@ def macs_of(op: str, out: Spec, ins: list[Spec], weight: Spec | None, attrs: Map
     return 0
 
 
+class Computed(Exception):
+    """A weight that depends on the network's input, where an operation of ours has constant ones."""
+
+
 class Aten(ABC):
     """One method `op_NAME` an operation; `a` are its arguments by schema name. The walk over the program is `trace.Reader`."""
 
@@ -94,16 +98,24 @@ class Aten(ABC):
         """Our node for an fx argument."""
 
     def roles(self, **candidates: Any) -> dict[str, str]:
-        """Role -> parameter name, of those candidates that are parameters."""
-        return {role: self.names[fx.name] for role, fx in candidates.items() if fx is not None and fx.name in self.names}
+        """Role -> parameter name, of those candidates that are given.
+
+        Raises:
+            Computed: one depends on the network's input.
+        """
+        given = {role: fx for role, fx in candidates.items() if fx is not None}
+        for fx in given.values():
+            if fx.name not in self.names:
+                raise Computed(fx.name)
+        return {role: self.names[fx.name] for role, fx in given.items()}
 
     def op_conv2d(self, fx: Any, a: dict[str, Any]) -> None:
-        weights = self.roles(weight=a["weight"], bias=a["bias"])
-        if "weight" not in weights:  # a computed weight (standardised, generated): kept as a second input
+        if a["weight"].name not in self.names:  # a computed weight (generated, mixed of experts): kept as a second input
             inputs = [self.tensor(fx.args[0]), self.tensor(a["weight"])]
             spec, weight = spec_of(fx.meta["val"]), spec_of(a["weight"].meta["val"])
-            self.emit(fx, "aten.conv2d", inputs, weights=weights, macs=spec.elements * math.prod(weight.shape[1:]))
+            self.emit(fx, "aten.conv2d", inputs, macs=spec.elements * math.prod(weight.shape[1:]))
             return
+        weights = self.roles(weight=a["weight"], bias=a["bias"])
         kernel, dilation = self.state[weights["weight"]].shape[2:], pair(a["dilation"])
         if isinstance(a["padding"], str):
             total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)] if a["padding"] == "same" else [0, 0]
@@ -117,6 +129,9 @@ class Aten(ABC):
         self.emit(fx, "linear", [self.tensor(a["input"])], {}, self.roles(weight=a["weight"], bias=a["bias"]))
 
     def op_batch_norm(self, fx: Any, a: dict[str, Any]) -> None:
+        if a.get("training") or a["running_mean"] is None:  # statistics of the batch, which is unknown
+            self.emit(fx, "aten.batch_norm", [self.tensor(a["input"])])
+            return
         weights = self.roles(weight=a["weight"], bias=a["bias"], mean=a["running_mean"], var=a["running_var"])
         self.emit(fx, "batch_norm", [self.tensor(a["input"])], {"eps": a["eps"]}, weights)
 
@@ -201,7 +216,8 @@ class Aten(ABC):
     def op_sdpa(self, fx: Any, a: dict[str, Any]) -> None:
         inputs = [self.tensor(a[k]) for k in ("query", "key", "value")]
         macs = macs_of("sdpa", spec_of(fx.meta["val"]), [self.specs[i] for i in inputs], None, {})
-        mask, weights = a["attn_mask"], self.roles(mask=a["attn_mask"])
+        mask = a["attn_mask"]
+        weights = self.roles(mask=mask) if mask is not None and mask.name in self.names else {}
         if a.get("enable_gqa") and self.specs[inputs[0]].shape[-3] != self.specs[inputs[1]].shape[-3]:
             self.emit(fx, "aten.scaled_dot_product_attention", inputs, {"enable_gqa": True}, macs=macs)
             return

@@ -27,7 +27,7 @@ class Composed(Moved):
         return self.part(node, "matmul", [x, y], shape, macs=math.prod(shape) * a[-1])
 
     def op_linear(self, node: Any, a: dict[str, Any]) -> None:
-        if "weight" in self.roles(weight=a["weight"]):
+        if a["weight"].name in self.names and (a["bias"] is None or a["bias"].name in self.names):
             super().op_linear(node, a)
             return
         x, w = self.tensor(a["input"]), self.tensor(a["weight"])

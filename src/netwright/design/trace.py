@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from netwright.core.errors import TraceError
 from netwright.core.graph import CONSTANT, Graph, Node, Spec
-from netwright.design.aten import macs_of, spec_of
+from netwright.design.aten import Computed, macs_of, spec_of
 from netwright.design.execute import GraphModule
 from netwright.design.recurrent import Recurrent
 
@@ -155,6 +155,8 @@ class Reader(Recurrent):
                 return True
         if schema and (schema.is_mutable or not schema.name.startswith("aten::")):
             return False
+        if schema and torch.Tag.nondeterministic_seeded in fx.target.tags:
+            return False
         if schema is None and fx.target is not operator.getitem:
             return False
         if any(isinstance(self.fixed[n.name], Tensor) and self.fixed[n.name].is_meta for n in sources):
@@ -218,8 +220,11 @@ class Reader(Recurrent):
                 self.emit(fx, "reshape", [source])
             return None
         if hasattr(self, f"op_{op}"):
-            getattr(self, f"op_{op}")(fx, a)
-            return None
+            try:
+                getattr(self, f"op_{op}")(fx, a)
+                return None
+            except Computed:  # kept as it is, with all that it reads
+                pass
         inputs = [self.tensor(n) for n in fx.all_input_nodes if isinstance(n.meta.get("val"), (Tensor, list, tuple))]
         attrs = {k: v for k, v in a.items() if isinstance(v, (int, float, str, bool))}
         spec = fx.meta.get("val")
@@ -246,7 +251,7 @@ class Reader(Recurrent):
         tensors = {k: v for k, v in a.items() if isinstance(v, torch.fx.Node)}
         inputs = [self.tensor(v) for k, v in tensors.items() if v.name not in self.names]
         attrs = {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in a.items() if k not in tensors and v is not None}
-        self.emit(fx, name, inputs, attrs, self.roles(**tensors))
+        self.emit(fx, name, inputs, attrs, self.roles(**{k: v for k, v in tensors.items() if v.name in self.names}))
 
     def getitem(self, fx: Any) -> None:
         source, index = fx.args

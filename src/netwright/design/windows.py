@@ -23,9 +23,6 @@ class Windowed(Composed):
     def op_conv1d(self, node: Any, a: dict[str, Any]) -> None:
         weights = self.roles(weight=a["weight"], bias=a["bias"])
         x, out = self.tensor(a["input"]), spec_of(node.meta["val"]).shape
-        if "weight" not in weights:
-            self.emit(node, "aten.conv1d", [x, self.tensor(a["weight"])])
-            return
         kernel, (dilation,), (stride,) = self.state[weights["weight"]].shape[2], a["dilation"], a["stride"]
         if isinstance(a["padding"], str):
             total = dilation * (kernel - 1) if a["padding"] == "same" else 0
@@ -75,12 +72,12 @@ class Windowed(Composed):
     def op_conv3d(self, node: Any, a: dict[str, Any]) -> None:
         """A kernel of length one along one dimension: a convolution of the planes across it, which count as a batch."""
         weights, x = self.roles(weight=a["weight"], bias=a["bias"]), self.tensor(a["input"])
-        values = self.state[weights["weight"]] if "weight" in weights else None
+        values = self.state[weights["weight"]]
         flat = [
             d for d in range(3)
-            if values is not None and values.shape[2 + d] == 1 and (a["stride"][d], a["padding"][d]) == (1, 0)
+            if values.shape[2 + d] == 1 and (a["stride"][d], a["padding"][d]) == (1, 0)
         ]  # fmt: skip
-        if values is None or not flat or isinstance(a["padding"], str):
+        if not flat or isinstance(a["padding"], str):
             self.emit(node, "aten.conv3d", [x])
             return
         across, out = flat[-1], spec_of(node.meta["val"]).shape
@@ -101,9 +98,6 @@ class Windowed(Composed):
     # --- windows and sizes ----------------------------------------------------------------------------------------
     def op_conv_transpose2d(self, node: Any, a: dict[str, Any]) -> None:
         weights, x = self.roles(weight=a["weight"], bias=a["bias"]), self.tensor(a["input"])
-        if "weight" not in weights:
-            self.emit(node, "aten.conv_transpose2d", [x, self.tensor(a["weight"])])
-            return
         keys = ("stride", "padding", "output_padding", "dilation")
         attrs = {**{k: pair(a[k]) for k in keys}, "groups": a["groups"]}
         macs = self.specs[x].elements * math.prod(self.state[weights["weight"]].shape[1:])
