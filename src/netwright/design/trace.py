@@ -129,9 +129,11 @@ class Reader(Recurrent):
         raise TraceError(f"the exported program uses {fx.name}, which is neither an input, a parameter nor an operation")
 
     def constant(self, fx: Any, value: Tensor, role: str = "") -> str:
-        """Key of a new parameter; what was computed from a learned one is called after it."""
+        """Key of a new parameter. What a learned one was turned into is called after it and counts in its place; what
+        repeats or picks its elements, as a table of positions does, is a constant."""
         origin = self.learned.get(fx.name)
-        key = f"{origin}.{fx.name}" if origin else CONSTANT + fx.name
+        counts = origin is not None and self.state[origin].numel() == value.numel()
+        key = f"{origin}.{fx.name}" if counts else CONSTANT + fx.name
         key = f"{key}.{role}" if role else key
         while key in self.state:
             key += "_"
