@@ -70,7 +70,8 @@ def test_recurrent_layers_at_awkward_sizes(compare: Compare, size: int) -> None:
         def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Any:
             cells = [self.layers[n](x[:, 0], *a) for n, a in (("lstm_cell", [(h, c)]), ("gru_cell", [h]), ("rnn_cell", []))]
             sequences = self.layers["lstm"](x), self.layers["gru"](x), self.layers["rnn"](x.transpose(0, 1), c[None])
-            return sequences, cells
+            several = self.layers["lstm"](x.reshape(2, 2, 5))[0].flatten(0, 1)[None], self.layers["gru"](x.reshape(4, 1, 5))[0]
+            return sequences, cells, several
 
     torch.manual_seed(size)
     compare(Net(**layers), random(1, 4, 5), random(1, size, seed=1), random(1, size, seed=2))
