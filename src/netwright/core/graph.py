@@ -18,15 +18,17 @@ import numpy as np
 VIEWS = frozenset({"reshape", "input", "constant", "getitem"})
 ACTIVATIONS = frozenset(
     {"relu", "relu6", "hardtanh", "gelu", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "leaky_relu", "elu"}
+    | {"softplus", "mish"}
 )
 WEIGHTED = frozenset({"conv2d", "linear", "qconv2d", "bconv2d", "qlinear", "blinear"})
 CONSTANT = "constant."  # prefix of the names of tensors that are written in the program, not learned
-LEARNED = frozenset({"weight", "bias", "other", "scale"})
+LEARNED = frozenset({"weight", "bias", "other", "scale", "recurrent", "recurrent_bias"})
 OPERATIONS = (
     frozenset(
         # float
         "conv2d linear matmul batch_norm layer_norm group_norm affine add sub mul div max_pool2d avg_pool2d mean permute "
-        "slice cat softmax interpolate pad sdpa".split()
+        "slice cat softmax interpolate pad sdpa sum amax amin maximum minimum take expand where prelu conv_transpose2d "
+        "adaptive_avg_pool2d lstm gru rnn abs sqrt rsqrt exp log sin cos erf pow gt ge lt le eq ne".split()
         # integer: codes in, codes (or 32-bit sums) out
         + "quantize qconv2d bconv2d qlinear blinear qmatmul bmatmul qadd qmul requantize lut qmean dequantize".split()
         # spiking: spikes in, 32-bit currents out, and the neuron between them
@@ -63,7 +65,8 @@ class Spec:
 class Node:
     """One operation. `weights` maps a role (weight, bias, mult, ...) to a key of `Graph.params`.
 
-    `macs` are multiply-accumulates of one pass at batch 1; `path` is the module the node comes from.
+    `macs` are multiply-accumulates of one pass at batch 1; `path` is the module the node comes from, `line` the line of
+    the program that wrote it (file:number), where the tracer knows it.
     """
 
     name: str
@@ -74,6 +77,12 @@ class Node:
     weights: Mapping[str, str] = field(default_factory=dict)
     macs: int = 0
     path: str = ""
+    line: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where the node comes from, for messages: module path (or the node's name) and source line."""
+        return f"{self.path or self.name}, {self.line}" if self.line else self.path or self.name
 
 
 @dataclass(frozen=True)

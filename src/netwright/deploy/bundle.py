@@ -153,16 +153,17 @@ class Bundle:
         library = self.path / "build" / f"model-{digest}.so"
         if not library.is_file():
             compile_c(self.path / "model.c", library)
-        return CompiledModel(library, self.input_shape, self.output_shape)
+        shapes = (self.manifest.get(f"{side}_shapes", self.manifest[f"{side}_shape"]) for side in ("input", "output"))
+        return CompiledModel(library, *shapes)
 
-    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """x [N, C, H, W] -> logits [N, K] of the compiled network.
+    def run(self, *xs: NDArray[np.float32]) -> Any:
+        """x [N, C, H, W] -> logits [N, K] of the compiled network; several inputs as arguments, several outputs as a tuple.
 
         Raises:
             BundleError: wrong shape, or not numbers.
             CompilerError: no compiler, or it refused.
         """
-        return self.model.run(x)
+        return self.model.run(*xs)
 
 
 def write_bundle(
@@ -213,6 +214,7 @@ def write_bundle(
         "form": form,
         "input_shape": list(emitted.input_shape),
         "output_shape": list(emitted.output_shape),
+        **({"input_shapes": emitted.input_shapes, "output_shapes": emitted.output_shapes} if emitted.several else {}),
         "time_steps": max((int(n.attrs["steps"]) for n in graph if n.op == "integrate"), default=1),
         "sizes": {"weight_bytes": emitted.weight_bytes, "arena_bytes": emitted.arena_bytes, "code_bytes": 0},
         "files": {file: _sha256(data) for file, data in contents.items()},

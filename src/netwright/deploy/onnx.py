@@ -29,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from netwright.core.errors import NetwrightError, Unsupported
 from netwright.core.graph import Graph, Node
+from netwright.deploy.onnx_float import FLOAT_OPERATORS, FloatOperators
 
 OPSET, IR_VERSION = 20, 9
 SIGNED = 128  # zero point of signed codes
@@ -39,7 +40,7 @@ _REFUSED = {
 }
 
 
-class _Writer:
+class _Writer(FloatOperators):
     """Collects ONNX nodes and initialisers; one method an operation of ours."""
 
     def __init__(self, graph: Graph):
@@ -47,6 +48,8 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.initialisers: dict[str, onnx.TensorProto] = {}
         self.specs = {n.name: n.spec for n in graph}
+        self.axis = dict.fromkeys(graph.inputs, 0)
+        self.batch: str | int = "batch"
         self.sums: set[str] = set()  # tensors that hold 32-bit sums, carried in float
 
     # --- pieces ---------------------------------------------------------------------------------------------------
@@ -56,13 +59,17 @@ class _Writer:
         self.initialisers.setdefault(name, numpy_helper.from_array(array, name))
         return name
 
-    def emit(self, op: str, inputs: Sequence[str], out: str = "", **attrs: Any) -> str:
+    def emit(self, op: str, inputs: Sequence[str], out: str = "", outputs: Sequence[str] = ("",), **attrs: Any) -> str:
+        """Append a node and return the name of its first output; `outputs` are endings of that name, one an output."""
         out = out or f"t_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [out], name=f"{op}_{len(self.nodes)}", **attrs))
+        names = [out + ending for ending in outputs]
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=f"{op}_{len(self.nodes)}", **attrs))
         return out
 
     def weight(self, node: Node, role: str) -> str:
-        return self.const(self.value(node, role), name=node.weights[role])
+        value = self.value(node, role)
+        dtype = np.int64 if role == "index" else value.dtype if value.dtype == bool else np.float32
+        return self.const(value, dtype, node.weights[role])
 
     def value(self, node: Node, role: str) -> np.ndarray:
         if node.weights[role] not in self.graph.values:
@@ -73,7 +80,7 @@ class _Writer:
         return self.specs[name].shape
 
     def refuse(self, node: Node, why: str) -> Unsupported:
-        return Unsupported("ONNX", node.op, node.path, why)
+        return Unsupported("ONNX", node.op, node.origin, why)
 
     def zero(self, name: str) -> str:
         """The zero point of a tensor of codes: 128 where they are signed."""
@@ -125,32 +132,23 @@ class _Writer:
         bias = [self.weight(n, "bias")] if "bias" in n.weights else []
         self.emit("LayerNormalization", [x, scale, *bias], n.name, axis=-len(shape), epsilon=n.attrs["eps"])
 
-    def group_norm(self, n: Node, x: str) -> None:
-        """Groups as the channels of an instance norm, then the affine map by channel."""
-        groups, shape = n.attrs["groups"], self.shape(x)
-        flat = self.emit("Reshape", [x, self.const([0, groups, -1], np.int64)])
-        ones, zeros = self.const(np.ones(groups)), self.const(np.zeros(groups))
-        normed = self.emit("InstanceNormalization", [flat, ones, zeros], epsilon=n.attrs["eps"])
-        y = self.emit("Reshape", [normed, self.const([0, *shape[1:]], np.int64)])
-        y = self.emit("Mul", [y, self.channelwise(self.value(n, "weight"), len(shape))]) if "weight" in n.weights else y
-        if "bias" in n.weights:
-            y = self.emit("Add", [y, self.channelwise(self.value(n, "bias"), len(shape))])
-        self.emit("Identity", [y], n.name)
-
-    def channelwise(self, value: np.ndarray, rank: int) -> str:
-        return self.const(np.reshape(value, (-1, *[1] * (rank - 2))))
-
     def affine(self, n: Node, x: str) -> None:
         rank = len(self.shape(x))
         scaled = self.emit("Mul", [x, self.channelwise(self.value(n, "scale"), rank)])
         self.emit("Add", [scaled, self.channelwise(self.value(n, "bias"), rank)], n.name)
 
+    def is_truth(self, name: str) -> bool:
+        return self.specs[name].bits == 1
+
+    def operands(self, n: Node, xs: Sequence[str]) -> list[str]:
+        xs = [self.emit("Cast", [x], to=TensorProto.FLOAT) if self.is_truth(x) else x for x in xs]
+        if len(xs) == 2:
+            return xs
+        other = self.weight(n, "other") if "other" in n.weights else self.const(n.attrs["scalar"])
+        return [other, xs[0]] if n.attrs.get("reverse") else [xs[0], other]
+
     def _arithmetic(self, op: str, n: Node, *xs: str) -> None:
-        inputs = list(xs)
-        if len(xs) == 1:
-            other = self.weight(n, "other") if "other" in n.weights else self.const(n.attrs["scalar"])
-            inputs = [other, xs[0]] if n.attrs.get("reverse") else [xs[0], other]
-        self.emit(op, inputs, n.name)
+        self.emit(op, self.operands(n, xs), n.name)
 
     def silu(self, n: Node, x: str) -> None:
         self.emit("Mul", [x, self.emit("Sigmoid", [x])], n.name)
@@ -184,51 +182,6 @@ class _Writer:
             self.emit("GlobalAveragePool", [x], n.name)
         else:
             self.emit("ReduceMean", [x, self.const(n.attrs["dims"], np.int64)], n.name, keepdims=int(n.attrs["keepdim"]))
-
-    def reshape(self, n: Node, x: str) -> None:
-        if self.shape(x)[0] != n.spec.shape[0]:
-            raise self.refuse(n, "It moves data between the batch and other axes, which fixes the batch size.")
-        self.emit("Reshape", [x, self.const([0, *n.spec.shape[1:]], np.int64)], n.name)
-
-    def permute(self, n: Node, x: str) -> None:
-        self.emit("Transpose", [x], n.name, perm=n.attrs["dims"])
-
-    def slice(self, n: Node, x: str) -> None:
-        a = n.attrs
-        bounds = [
-            self.const([v], np.int64) for v in (a["start"], min(a["end"], self.shape(x)[a["dim"]]), a["dim"], a.get("step", 1))
-        ]
-        self.emit("Slice", [x, *bounds], n.name)
-
-    def cat(self, n: Node, *xs: str) -> None:
-        self.emit("Concat", xs, n.name, axis=n.attrs["dim"])
-
-    def interpolate(self, n: Node, x: str) -> None:
-        if n.attrs["mode"] not in ("nearest", "bilinear"):
-            raise self.refuse(n, "Use nearest or bilinear interpolation.")
-        sizes = self.const(n.spec.shape[2:], np.int64)
-        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        if n.attrs["mode"] == "bilinear":
-            corners = "align_corners" if n.attrs["align_corners"] else "half_pixel"
-            how = {"mode": "linear", "coordinate_transformation_mode": corners}
-        self.emit("Resize", [x, "", "", sizes], n.name, axes=[2, 3], **how)
-
-    def pad(self, n: Node, x: str) -> None:
-        """torch lists (before, after) from the last axis backwards; ONNX all befores, then all afters."""
-        pairs, rank = np.reshape(n.attrs["pad"], (-1, 2)), len(self.shape(x))
-        if (pairs < 0).any():
-            raise self.refuse(n, "Padding by a negative amount is cropping; slice instead.")
-        table = np.zeros((rank, 2), np.int64)
-        table[rank - len(pairs) :] = pairs[::-1]
-        self.emit("Pad", [x, self.const(table.T.ravel(), np.int64), self.const(n.attrs.get("value", 0.0))], n.name)
-
-    def sdpa(self, n: Node, q: str, k: str, v: str) -> None:
-        rank, width = len(self.shape(q)), self.shape(q)[-1]
-        scale = n.attrs.get("scale")
-        scaled = self.emit("Mul", [q, self.const(1 / math.sqrt(width) if scale is None else scale)])
-        turned = self.emit("Transpose", [k], perm=[*range(rank - 2), rank - 1, rank - 2])
-        scores = self.emit("Softmax", [self.emit("MatMul", [scaled, turned])], axis=-1)
-        self.emit("MatMul", [scores, v], n.name)
 
     def constant(self, n: Node) -> None:
         self.emit("Identity", [self.weight(n, "value")], n.name)
@@ -313,6 +266,7 @@ class _Writer:
                     node.op, "Run this network in PyTorch, or replace the module by an equal one of known operations."
                 )
                 raise self.refuse(node, way_out)
+            self.follow_batch(node)
             method(node, *node.inputs)
             if node.op == "reshape" and node.inputs[0] in self.sums:
                 self.sums.add(node.name)
@@ -321,7 +275,9 @@ class _Writer:
     def model(self) -> onnx.ModelProto:
         def info(name: str) -> onnx.ValueInfoProto:
             shape = self.shape(name)
-            return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape[1:]] if shape else [])
+            return helper.make_tensor_value_info(
+                name, TensorProto.FLOAT, [self.batch if shape[0] == 1 else None, *shape[1:]] if shape else []
+            )
 
         inputs, outputs = ([info(name) for name in names] for names in (self.graph.inputs, self.graph.outputs))
         graph = helper.make_graph(self.nodes, "netwright", inputs, outputs, list(self.initialisers.values()))
@@ -330,14 +286,17 @@ class _Writer:
 
 
 _SIMPLE: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
-    **{op.lower(): (op, lambda n: {}) for op in ("Relu", "Sigmoid", "Tanh", "HardSwish")},
+    **{
+        op.lower(): (op, lambda n: {})
+        for op in ("Relu", "Sigmoid", "Tanh", "HardSwish", "Abs", "Sqrt", "Exp", "Log", "Sin", "Cos", "Erf", "Mish")
+    },
     "gelu": ("Gelu", lambda n: {"approximate": n.attrs.get("approximate", "none")}),
     "hardsigmoid": ("HardSigmoid", lambda n: {"alpha": 1 / 6, "beta": 0.5}),
     "leaky_relu": ("LeakyRelu", lambda n: {"alpha": n.attrs["slope"]}),
     "elu": ("Elu", lambda n: {"alpha": n.attrs.get("alpha", 1.0)}),
     "softmax": ("Softmax", lambda n: {"axis": n.attrs["dim"]}),
 }
-_ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "matmul": "MatMul"}
+_ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "matmul": "MatMul", "maximum": "Max", "minimum": "Min"}
 
 
 def _method(writer: _Writer, node: Node) -> Callable[..., Any] | None:
@@ -349,9 +308,9 @@ def _method(writer: _Writer, node: Node) -> Callable[..., Any] | None:
     return getattr(writer, node.op, None) if node.op in _METHODS else None
 
 
-_METHODS = frozenset(
-    "conv2d linear batch_norm layer_norm group_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean reshape permute slice "
-    "cat interpolate pad sdpa constant quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
+_METHODS = FLOAT_OPERATORS | frozenset(
+    "conv2d linear batch_norm layer_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean constant "
+    "quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
 )
 
 
@@ -403,7 +362,8 @@ class OrtModel:
         self.threads = threads
         self.names = [i.name for i in self.session.get_inputs()]
 
-    def run(self, *inputs: np.ndarray) -> np.ndarray:
-        """The graph's output for one batch; inputs are taken as float32."""
+    def run(self, *inputs: np.ndarray) -> Any:
+        """The graph's output for one batch, a tuple where it has several; inputs are taken as float32."""
         feed = {name: np.ascontiguousarray(x, dtype=np.float32) for name, x in zip(self.names, inputs, strict=True)}
-        return self.session.run(None, feed)[0]
+        found = self.session.run(None, feed)
+        return tuple(found) if len(found) > 1 else found[0]

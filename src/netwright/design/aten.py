@@ -54,9 +54,11 @@ def macs_of(op: str, out: Spec, ins: list[Spec], weight: Spec | None, attrs: Map
         return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
     if base == "einsum":
         return _einsum_macs(attrs["equation"], ins)
-    if base in ("lstm.input", "gru.input", "lstm", "gru"):
-        return int(attrs.get("recurrent_macs", 0))
     return 0
+
+
+class Computed(Exception):
+    """A weight that depends on the network's input, where an operation of ours has constant ones."""
 
 
 class Aten(ABC):
@@ -68,6 +70,15 @@ class Aten(ABC):
     specs: dict[str, Spec]
     split: dict[str, list[tuple[int, int]]]  # fx node -> (start, end) of its parts
     split_dim: dict[str, int]
+    results: dict[str, list[str]]  # fx node of several results -> our nodes
+
+    @abstractmethod
+    def constant(self, fx: Any, value: Tensor, role: str = "") -> str:
+        """Key of a parameter that holds `value`."""
+
+    @abstractmethod
+    def known(self, fx: Any) -> Tensor | None:
+        """The value of an fx argument that does not depend on the network's inputs."""
 
     @abstractmethod
     def emit(
@@ -87,16 +98,24 @@ class Aten(ABC):
         """Our node for an fx argument."""
 
     def roles(self, **candidates: Any) -> dict[str, str]:
-        """Role -> parameter name, of those candidates that are parameters."""
-        return {role: self.names[fx.name] for role, fx in candidates.items() if fx is not None and fx.name in self.names}
+        """Role -> parameter name, of those candidates that are given.
+
+        Raises:
+            Computed: one depends on the network's input.
+        """
+        given = {role: fx for role, fx in candidates.items() if fx is not None}
+        for fx in given.values():
+            if fx.name not in self.names:
+                raise Computed(fx.name)
+        return {role: self.names[fx.name] for role, fx in given.items()}
 
     def op_conv2d(self, fx: Any, a: dict[str, Any]) -> None:
-        weights = self.roles(weight=a["weight"], bias=a["bias"])
-        if "weight" not in weights:  # a computed weight (standardised, generated): kept as a second input
+        if a["weight"].name not in self.names:  # a computed weight (generated, mixed of experts): kept as a second input
             inputs = [self.tensor(fx.args[0]), self.tensor(a["weight"])]
             spec, weight = spec_of(fx.meta["val"]), spec_of(a["weight"].meta["val"])
-            self.emit(fx, "aten.conv2d", inputs, weights=weights, macs=spec.elements * math.prod(weight.shape[1:]))
+            self.emit(fx, "aten.conv2d", inputs, macs=spec.elements * math.prod(weight.shape[1:]))
             return
+        weights = self.roles(weight=a["weight"], bias=a["bias"])
         kernel, dilation = self.state[weights["weight"]].shape[2:], pair(a["dilation"])
         if isinstance(a["padding"], str):
             total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)] if a["padding"] == "same" else [0, 0]
@@ -107,16 +126,19 @@ class Aten(ABC):
         self.emit(fx, "conv2d", [self.tensor(a["input"])], attrs, weights)
 
     def op_linear(self, fx: Any, a: dict[str, Any]) -> None:
-        weights = self.roles(weight=a["weight"], bias=a["bias"])
-        if "weight" in weights:
-            self.emit(fx, "linear", [self.tensor(a["input"])], {}, weights)
-        else:
-            macs = spec_of(fx.meta["val"]).elements * spec_of(a["weight"].meta["val"]).shape[-1]
-            self.emit(fx, "aten.linear", [self.tensor(a["input"]), self.tensor(a["weight"])], macs=macs)
+        self.emit(fx, "linear", [self.tensor(a["input"])], {}, self.roles(weight=a["weight"], bias=a["bias"]))
 
     def op_batch_norm(self, fx: Any, a: dict[str, Any]) -> None:
+        if a.get("training") or a["running_mean"] is None:  # statistics of the batch, which is unknown
+            self.emit(fx, "aten.batch_norm", [self.tensor(a["input"])])
+            return
         weights = self.roles(weight=a["weight"], bias=a["bias"], mean=a["running_mean"], var=a["running_var"])
         self.emit(fx, "batch_norm", [self.tensor(a["input"])], {"eps": a["eps"]}, weights)
+
+    def op__native_batch_norm_legit_no_training(self, fx: Any, a: dict[str, Any]) -> None:
+        weights = self.roles(weight=a["weight"], bias=a["bias"], mean=a["running_mean"], var=a["running_var"])
+        spec = spec_of(fx.meta["val"][0])
+        self.results[fx.name] = [self.emit(fx, "batch_norm", [self.tensor(a["input"])], {"eps": a["eps"]}, weights, spec)]
 
     def op_layer_norm(self, fx: Any, a: dict[str, Any]) -> None:
         attrs = {"shape": list(a["normalized_shape"]), "eps": a["eps"]}
@@ -135,13 +157,10 @@ class Aten(ABC):
                   {} if (low, high) == (0, 6) else {"min": low, "max": high})  # fmt: skip
 
     def op_clamp(self, fx: Any, a: dict[str, Any]) -> None:
-        low, high = a.get("min"), a.get("max")
-        if isinstance(low, (int, float)) and isinstance(high, (int, float)):
-            self.op_hardtanh(fx, {"min_val": low, "max_val": high})
-        elif low == 0 and high is None:
+        if a.get("max") is None:
             self.emit(fx, "relu", [self.tensor(fx.args[0])])
         else:
-            self.emit(fx, "aten.clamp", [self.tensor(fx.args[0])])
+            self.op_hardtanh(fx, {"min_val": a["min"], "max_val": a["max"]})
 
     def op_leaky_relu(self, fx: Any, a: dict[str, Any]) -> None:
         self.emit(fx, "leaky_relu", [self.tensor(fx.args[0])], {"slope": a["negative_slope"]})
@@ -153,13 +172,14 @@ class Aten(ABC):
         self.emit(fx, "gelu", [self.tensor(fx.args[0])], {"approximate": a["approximate"]})
 
     def _arithmetic(self, op: str, fx: Any, a: dict[str, Any]) -> None:
-        left, right = a["self"], a["other"]
-        if op in ("add", "sub") and a.get("alpha", 1) != 1:
-            self.emit(
-                fx, f"aten.{op}", [self.tensor(v) for v in (left, right) if isinstance(v, torch.fx.Node)], {"alpha": a["alpha"]}
-            )
+        left, right, alpha = a["self"], a["other"], a.get("alpha", 1)
+        if a.get("rounding_mode"):
+            self.emit(fx, f"aten.{op}", [self.tensor(v) for v in (left, right) if isinstance(v, torch.fx.Node)], {})
         elif not isinstance(right, torch.fx.Node):
-            self.emit(fx, op, [self.tensor(left)], {"scalar": float(right)})
+            self.emit(fx, op, [self.tensor(left)], {"scalar": float(right) * float(alpha)})
+        elif alpha != 1:
+            scaled = self.emit(fx, "mul", [self.tensor(right)], {"scalar": float(alpha)}, spec=spec_of(right.meta["val"]))
+            self.emit(fx, op, [self.tensor(left), scaled])
         elif right.name in self.names and left.name not in self.names:
             self.emit(fx, op, [self.tensor(left)], {}, {"other": self.names[right.name]})
         elif left.name in self.names and right.name not in self.names:
@@ -195,12 +215,16 @@ class Aten(ABC):
 
     def op_sdpa(self, fx: Any, a: dict[str, Any]) -> None:
         inputs = [self.tensor(a[k]) for k in ("query", "key", "value")]
-        plain = a["attn_mask"] is None and not a["is_causal"]
-        self.emit(fx, "sdpa" if plain else "aten.scaled_dot_product_attention", inputs, {"scale": a.get("scale")},
-                  macs=macs_of("sdpa", spec_of(fx.meta["val"]), [self.specs[i] for i in inputs], None, {}))  # fmt: skip
-
-    def op_einsum(self, fx: Any, a: dict[str, Any]) -> None:
-        self.emit(fx, "aten.einsum", [self.tensor(t) for t in a["tensors"]], {"equation": a["equation"]})
+        macs = macs_of("sdpa", spec_of(fx.meta["val"]), [self.specs[i] for i in inputs], None, {})
+        mask = a["attn_mask"]
+        weights = self.roles(mask=mask) if mask is not None and mask.name in self.names else {}
+        if a.get("enable_gqa") and self.specs[inputs[0]].shape[-3] != self.specs[inputs[1]].shape[-3]:
+            self.emit(fx, "aten.scaled_dot_product_attention", inputs, {"enable_gqa": True}, macs=macs)
+            return
+        if mask is not None and not weights:
+            inputs.append(self.tensor(mask))
+        attrs = {"scale": a.get("scale"), **({"causal": True} if a["is_causal"] else {})}
+        self.emit(fx, "sdpa", inputs, attrs, weights, macs=macs)
 
     def _pool(self, op: str, fx: Any, a: dict[str, Any], **attrs: Any) -> None:
         kernel = pair(a["kernel_size"])
@@ -229,7 +253,7 @@ class Aten(ABC):
             attrs = {"kernel": kernel, "stride": kernel, "padding": [0, 0], "ceil": False, "count_include_pad": True}
             self.emit(fx, "avg_pool2d", [source], attrs)
         else:
-            self.emit(fx, "aten.adaptive_avg_pool2d", [source])
+            self.emit(fx, "adaptive_avg_pool2d", [source], {"size": list(target)})
 
     def op_mean(self, fx: Any, a: dict[str, Any]) -> None:
         source = self.tensor(fx.args[0])
@@ -292,10 +316,6 @@ class Aten(ABC):
     def op_upsample_bilinear2d(self, fx: Any, a: dict[str, Any]) -> None:
         attrs = {"size": list(spec_of(fx.meta["val"]).shape[2:]), "mode": "bilinear", "align_corners": a["align_corners"]}
         self.emit(fx, "interpolate", [self.tensor(fx.args[0])], attrs)
-
-    def op_pad(self, fx: Any, a: dict[str, Any]) -> None:
-        op = "pad" if a["mode"] == "constant" else "aten.pad"
-        self.emit(fx, op, [self.tensor(fx.args[0])], {"pad": list(a["pad"]), "value": float(a["value"] or 0.0)})
 
 
 for _op in ("relu", "relu6", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh"):

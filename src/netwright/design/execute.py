@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from netwright.core.errors import Unsupported
 from netwright.core.graph import Graph, Node
 from netwright.design import ops as ops
+from netwright.design.reference import recurrent
 
 nw = torch.ops.netwright
+UNARY = ("abs", "sqrt", "rsqrt", "exp", "log", "sin", "cos", "erf")
 Weights = Mapping[str, Tensor]
 
 
@@ -33,6 +35,13 @@ def _conv2d(n: Node, w: Weights, x: Tensor) -> Tensor:
     if (top, left) == (bottom, right):  # the fast path: no copy of x
         return F.conv2d(x, w["weight"], w.get("bias"), a["stride"], (top, left), a["dilation"], a["groups"])
     return F.conv2d(_pads(x, a["pads"]), w["weight"], w.get("bias"), a["stride"], 0, a["dilation"], a["groups"])
+
+
+def _conv_transpose2d(n: Node, w: Weights, x: Tensor) -> Tensor:
+    a = n.attrs
+    return F.conv_transpose2d(
+        x, w["weight"], w.get("bias"), a["stride"], a["padding"], a["output_padding"], a["groups"], a["dilation"]
+    )
 
 
 def _binary(function: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
@@ -81,7 +90,33 @@ def _slice(n: Node, w: Weights, x: Tensor) -> Tensor:
 def _reshape(n: Node, w: Weights, x: Tensor) -> Tensor:
     if x.numel() == n.spec.elements:  # batch 1, or a constant, which has no batch
         return x.reshape(n.spec.shape)
-    return x.reshape(x.shape[0], *n.spec.shape[1:])
+    return x.reshape(-1, *n.spec.shape[1:])  # the batch is outermost, also where windows are counted as a batch
+
+
+def _expand(n: Node, w: Weights, x: Tensor) -> Tensor:
+    return x.expand([wide if size == 1 else -1 for size, wide in zip(x.shape, n.spec.shape, strict=True)])
+
+
+def _cat(n: Node, w: Weights, *xs: Tensor) -> Tensor:
+    """Constants, which have no batch, are repeated over it."""
+    dim, batch = n.attrs["dim"], max(len(x) for x in xs)
+    return torch.cat([x.expand(batch, *x.shape[1:]) if dim and len(x) == 1 else x for x in xs], dim)
+
+
+def _sdpa(n: Node, w: Weights, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    mask = w.get("mask", mask)
+    if mask is not None and mask.dim() == q.dim() and len(q) % len(mask) == 0:
+        mask = mask.repeat(len(q) // len(mask), *[1] * (q.dim() - 1))  # one mask a window, the same in every example
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=n.attrs.get("causal", False), scale=n.attrs.get("scale"))
+
+
+def _reduction(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda n, w, x: function(x, n.attrs["dims"], n.attrs["keepdim"])
+
+
+def _scalar(function: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
+    """As `_binary`, for functions that take tensors alone."""
+    return _binary(lambda a, b: function(*(torch.as_tensor(v, dtype=torch.float32) for v in (a, b))))
 
 
 def _channelwise(p: Tensor, x: Tensor) -> Tensor:
@@ -101,6 +136,7 @@ def _avg_pool(n: Node, w: Weights, x: Tensor) -> Tensor:
 
 RUN: dict[str, Callable[..., Tensor]] = {
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "linear": lambda n, w, x: F.linear(x, w["weight"], w.get("bias")),
     "matmul": _binary(torch.matmul),
     "layer_norm": lambda n, w, x: F.layer_norm(x, n.attrs["shape"], w.get("weight"), w.get("bias"), n.attrs["eps"]),
@@ -121,13 +157,29 @@ RUN: dict[str, Callable[..., Tensor]] = {
     "sub": _binary(torch.sub),
     "mul": _binary(torch.mul),
     "div": _binary(torch.div),
+    "maximum": _scalar(torch.maximum),
+    "minimum": _scalar(torch.minimum),
+    "pow": lambda n, w, x: x ** n.attrs["scalar"],
+    **{op: _binary(getattr(torch, op)) for op in ("gt", "ge", "lt", "le", "eq", "ne")},
+    **{op: (lambda f: lambda n, w, x: f(x))(getattr(torch, op)) for op in UNARY},
+    "softplus": lambda n, w, x: F.softplus(x, n.attrs.get("beta", 1.0), n.attrs.get("threshold", 20.0)),
+    "mish": lambda n, w, x: F.mish(x),
+    "prelu": lambda n, w, x: F.prelu(x, w["weight"]),
+    "where": lambda n, w, c, x, y: torch.where(c, x, y),
+    "sum": _reduction(torch.sum),
+    "amax": _reduction(torch.amax),
+    "amin": _reduction(torch.amin),
+    "take": lambda n, w, x: x.index_select(n.attrs["dim"], w["index"]),
+    "expand": _expand,
+    "adaptive_avg_pool2d": lambda n, w, x: F.adaptive_avg_pool2d(x, n.attrs["size"]),
+    **dict.fromkeys(("lstm", "gru", "rnn"), recurrent),
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,
     "mean": lambda n, w, x: x.mean(n.attrs["dims"], keepdim=n.attrs["keepdim"]),
     "reshape": _reshape,
     "permute": lambda n, w, x: x.permute(n.attrs["dims"]),
     "slice": _slice,
-    "cat": lambda n, w, *xs: torch.cat(xs, n.attrs["dim"]),
+    "cat": _cat,
     "softmax": lambda n, w, x: torch.softmax(x, n.attrs["dim"]),
     "interpolate": lambda n, w, x: F.interpolate(
         x,
@@ -136,7 +188,7 @@ RUN: dict[str, Callable[..., Tensor]] = {
         **({} if n.attrs["mode"] == "nearest" else {"align_corners": n.attrs["align_corners"]}),
     ),
     "pad": lambda n, w, x: F.pad(x, n.attrs["pad"], value=n.attrs.get("value", 0.0)),
-    "sdpa": lambda n, w, q, k, v: F.scaled_dot_product_attention(q, k, v, scale=n.attrs.get("scale")),
+    "sdpa": _sdpa,
     "constant": lambda n, w: w["value"],
     "quantize": lambda n, w, x: nw.quantize(x, n.attrs["scale"], n.attrs["lo"], n.attrs["hi"]),
     "dequantize": lambda n, w, x: nw.dequantize(x, w["scale"]),
@@ -161,7 +213,7 @@ RUN: dict[str, Callable[..., Tensor]] = {
 
 
 class GraphModule(nn.Module):
-    """A Graph as a module: x [N, ...] -> output of the graph's last node.
+    """A Graph as a module: x [N, ...] -> output of the graph, a tuple where it has several.
 
     Floating-point parameters are trainable `nn.Parameter`s, integer ones and batch statistics are buffers. In training
     mode `batch_norm` nodes use and update batch statistics (momentum 0.1), as `nn.BatchNorm2d` does.
@@ -213,7 +265,7 @@ class GraphModule(nn.Module):
             raise Unsupported("GraphModule", node.op, node.path, "Use the original module instead.")
         return RUN[node.op](node, w, *inputs)
 
-    def forward(self, *inputs: Tensor, visit: Callable[[Node, Tensor], Tensor | None] | None = None) -> Tensor:
+    def forward(self, *inputs: Tensor, visit: Callable[[Node, Tensor], Tensor | None] | None = None) -> Any:
         """Run all nodes. `visit(node, output)` sees every output as it is made and may return another in its place."""
         values: dict[str, Tensor] = {}
         waiting = {name: len(readers) for name, readers in self.graph.consumers().items()}
@@ -229,7 +281,8 @@ class GraphModule(nn.Module):
                 waiting[source] -= 1
                 if not waiting[source]:
                     del values[source]
-        return values[self.graph.outputs[0]]
+        results = tuple(values[name] for name in self.graph.outputs)
+        return results if len(results) > 1 else results[0]
 
     def to_graph(self) -> Graph:
         """The graph with the present values of the parameters (layers that replace nodes keep their own)."""

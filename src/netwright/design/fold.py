@@ -11,12 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from netwright.core.graph import Graph, Node, Spec
+from netwright.design.execute import RUN
 
 Vector = NDArray[np.float64]
 LAYERS = ("conv2d", "linear")
+BINARY = ("add", "sub", "mul", "div", "matmul", "maximum", "minimum", "gt", "ge", "lt", "le", "eq", "ne")
 
 
 def fold(graph: Graph) -> Graph:
@@ -29,19 +32,20 @@ def fold(graph: Graph) -> Graph:
 
 
 def _constants(graph: Graph) -> Graph:
-    """Views of constants become constants, and arithmetic with a constant gets it as its weight `other`."""
+    """What is computed from constants alone becomes a constant, and arithmetic with a constant gets it as its weight `other`."""
     values, params, known = dict(graph.values), dict(graph.params), {n.name: n for n in graph if n.op == "constant"}
     nodes = []
     for node in graph:
         sources = [known.get(i) for i in node.inputs]
-        if node.op in ("reshape", "permute") and sources[0] is not None:
-            data = values[sources[0].weights["value"]]
-            data = data.reshape(node.spec.shape) if node.op == "reshape" else data.transpose(node.attrs["dims"])
+        if sources and all(s is not None for s in sources) and node.op in RUN:
+            given = [torch.from_numpy(np.array(values[s.weights["value"]])) for s in sources if s is not None]
+            own = {role: torch.from_numpy(np.array(values[k])) for role, k in node.weights.items()}
             key = f"{node.name}.value"
-            values[key], params[key] = data, replace(params[sources[0].weights["value"]], shape=data.shape)
+            values[key] = RUN[node.op](node, own, *given).numpy()
+            params[key] = replace(node.spec, shape=values[key].shape)
             node = replace(node, op="constant", inputs=(), attrs={}, weights={"value": key})
             known[node.name] = node
-        elif node.op in ("add", "sub", "mul", "div", "matmul") and len(node.inputs) == 2 and sources.count(None) == 1:
+        elif node.op in BINARY and len(node.inputs) == 2 and sources.count(None) == 1:
             first = sources[0] is not None
             constant = sources[0] or sources[1]
             assert constant is not None

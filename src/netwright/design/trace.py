@@ -1,8 +1,9 @@
 """Trace: any `nn.Module` to a `Graph`, through `torch.export`.
 
 Functional calls count like modules (``F.relu``, ``+``, ``@``, ``F.interpolate``, pooling). Views that only rename data
-(flatten, contiguous, dropout at inference) are folded away. An operation without a name of ours keeps its ATen name, so
-the graph can still be drawn; its MACs are counted where a formula exists.
+(flatten, contiguous, dropout at inference) are folded away. What no input reaches (standardised weights, position
+tables, masks) is computed once and becomes a constant. An operation without a name of ours keeps its ATen name, so the
+graph can still be drawn; its MACs are counted where a formula exists.
 
 MACs are multiply-accumulates, additions of biases not counted: convolution ``out * I/groups * kh * kw``, linear
 ``out * I``, matrix product ``out * K``, attention both products.
@@ -10,8 +11,11 @@ MACs are multiply-accumulates, additions of biases not counted: convolution ``ou
 
 from __future__ import annotations
 
+import operator
+import re
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,24 +23,31 @@ from torch import Tensor, nn
 
 from netwright.core.errors import TraceError
 from netwright.core.graph import CONSTANT, Graph, Node, Spec
-from netwright.design.aten import Aten, macs_of, spec_of
+from netwright.design.aten import Computed, macs_of, spec_of
 from netwright.design.execute import GraphModule
+from netwright.design.recurrent import Recurrent
 
 _IDENTITY = frozenset(
-    "dropout dropout_ feature_dropout clone contiguous alias detach detach_ lift_fresh_copy lift_fresh to _to_copy "
+    "dropout dropout_ feature_dropout type_as clone contiguous alias detach detach_ lift_fresh_copy lift_fresh to _to_copy "
     "_assert_tensor_metadata".split()
 )
-_MADE = frozenset("eye arange zeros ones full linspace scalar_tensor".split())  # tensors from numbers alone: constants
-_RESHAPE = frozenset("flatten view reshape unflatten squeeze unsqueeze _unsafe_view view_as expand_as".split())
+_LIKE: dict[str, Any] = {  # tensors of the shape of another: constants
+    **dict.fromkeys(("zeros_like", "new_zeros", "empty_like", "new_empty"), 0.0), **dict.fromkeys(("ones_like", "new_ones"), 1.0),
+    **dict.fromkeys(("full_like", "new_full"), "fill_value"),
+}  # fmt: skip
+_RESHAPE = frozenset("flatten view reshape unflatten squeeze _unsafe_view view_as reshape_as".split())
 _RENAME = {
     "relu_": "relu", "hardswish_": "hardswish", "silu_": "silu", "hardtanh_": "hardtanh", "add_": "add", "mul_": "mul",
     "sub_": "sub", "div_": "div", "sigmoid_": "sigmoid", "tanh_": "tanh", "leaky_relu_": "leaky_relu", "elu_": "elu",
     "hardsigmoid_": "hardsigmoid", "relu6_": "relu6", "bmm": "matmul", "mm": "matmul", "__add__": "add",
+    "mish_": "mish", "clamp_": "clamp", "clamp_min_": "clamp_min", "masked_fill_": "masked_fill", "pow_": "pow", "neg_": "neg",
+    "true_divide": "div", "multiply": "mul", "subtract": "sub", "divide": "div", "negative": "neg", "moveaxis": "movedim",
+    "swapaxes": "transpose", "softmax": "softmax", "_softmax": "softmax", "special_erf": "erf",
     "concat": "cat", "concatenate": "cat", "scaled_dot_product_attention": "sdpa", "conv2d": "conv2d",
 }  # fmt: skip
 
 
-class Reader(Aten):
+class Reader(Recurrent):
     """Walks one exported program and collects nodes."""
 
     def __init__(self, program: torch.export.ExportedProgram):
@@ -56,6 +67,10 @@ class Reader(Aten):
         self.split: dict[str, list[tuple[int, int]]] = {}  # fx node -> (start, end) of its parts
         self.split_dim: dict[str, int] = {}
         self.specs: dict[str, Spec] = {}
+        self.results: dict[str, list[str]] = {}
+        # What no input reaches: fx node -> its value, and the learned parameter that it comes from.
+        self.fixed: dict[str, Any] = {fx: self.state[name] for fx, name in self.names.items() if name in self.state}
+        self.learned: dict[str, str] = dict(signature.inputs_to_parameters)
 
     def read(self) -> Graph:
         outputs: list[str] = []
@@ -69,10 +84,9 @@ class Reader(Aten):
                 continue
             elif fx.op == "output":
                 outputs = [self.alias[a.name] for a in fx.all_input_nodes if a.name in self.alias]
-        wanted = {s.arg.name for s in self.program.graph_signature.output_specs if s.kind.name == "USER_OUTPUT"}
-        outputs = [
-            self.alias[n] for n in (x.name for x in self.program.graph.nodes) if n in wanted and n in self.alias
-        ] or outputs
+        by_name = {fx.name: fx for fx in self.program.graph.nodes}
+        wanted = [s.arg.name for s in self.program.graph_signature.output_specs if s.kind.name == "USER_OUTPUT"]
+        outputs = [self.tensor(by_name[n]) for n in wanted if n in self.alias or n in self.names] or outputs
         return self.prune(Graph(tuple(self.nodes), tuple(outputs), self.params))
 
     @staticmethod
@@ -99,7 +113,7 @@ class Reader(Aten):
         path = next(reversed(stack.values()))[0] if stack else ""
         path = path.removeprefix("L['self'].").removeprefix("L['self']")
         name = fx.name if fx.name not in self.specs else f"{fx.name}_{len(self.specs)}"
-        self.nodes.append(Node(name, op, tuple(inputs), spec, attrs, weights, macs, path))
+        self.nodes.append(Node(name, op, tuple(inputs), spec, attrs, weights, macs, path, _line(fx) if inputs else ""))
         self.specs[name] = spec
         self.alias[fx.name] = name
         return name
@@ -114,6 +128,54 @@ class Reader(Aten):
             )
         raise TraceError(f"the exported program uses {fx.name}, which is neither an input, a parameter nor an operation")
 
+    def constant(self, fx: Any, value: Tensor, role: str = "") -> str:
+        """Key of a new parameter. What a learned one was turned into is called after it and counts in its place; what
+        repeats or picks its elements, as a table of positions does, is a constant."""
+        origin = self.learned.get(fx.name)
+        counts = origin is not None and self.state[origin].numel() == value.numel()
+        key = f"{origin}.{fx.name}" if counts else CONSTANT + fx.name
+        key = f"{key}.{role}" if role else key
+        while key in self.state:
+            key += "_"
+        self.state[key] = value
+        return key
+
+    def known(self, fx: Any) -> Tensor | None:
+        value = self.fixed.get(fx.name)
+        return value if isinstance(value, Tensor) and not value.is_meta else None
+
+    def evaluate(self, fx: Any) -> bool:
+        """Compute a node that no input reaches; False where that cannot be done."""
+        sources = fx.all_input_nodes
+        schema = getattr(fx.target, "_schema", None)
+        if any(n.name not in self.fixed for n in sources):
+            return False
+        if schema and schema.name.removeprefix("aten::") in _IDENTITY and sources and sources[0].name in self.names:
+            val = fx.meta.get("val")
+            if isinstance(val, Tensor) and val.dtype == self.fixed[sources[0].name].dtype:
+                self.names[fx.name], self.fixed[fx.name] = self.names[sources[0].name], self.fixed[sources[0].name]
+                return True
+        if schema and (schema.is_mutable or not schema.name.startswith("aten::")):
+            return False
+        if schema and torch.Tag.nondeterministic_seeded in fx.target.tags:
+            return False
+        if schema is None and fx.target is not operator.getitem:
+            return False
+        if any(isinstance(self.fixed[n.name], Tensor) and self.fixed[n.name].is_meta for n in sources):
+            return False
+        kwargs = {**fx.kwargs, "device": "cpu"} if "device" in fx.kwargs else fx.kwargs
+        args, kwargs = torch.fx.map_arg((fx.args, kwargs), lambda n: self.fixed[n.name])
+        with torch.no_grad():
+            value = self.fixed[fx.name] = fx.target(*args, **kwargs)
+        origin = next((self.learned[n.name] for n in sources if n.name in self.learned), "")
+        if origin:
+            self.learned[fx.name] = origin
+        if not isinstance(value, Tensor):
+            return True
+        same = next((n.name for n in sources if self.fixed[n.name] is value), None)
+        self.names[fx.name] = self.names[same] if same in self.names else self.constant(fx, value.contiguous())
+        return True
+
     def arguments(self, fx: Any) -> dict[str, Any]:
         """Arguments by the operator's schema names, defaults filled in."""
         found = {}
@@ -127,10 +189,14 @@ class Reader(Aten):
         return found
 
     def call(self, fx: Any) -> None:
+        if self.evaluate(fx):
+            return None
         if not hasattr(fx.target, "_schema"):
             name = getattr(fx.target, "__name__", str(fx.target))
             if name == "getitem":
                 return self.getitem(fx)
+            if name.startswith("wrap_with_"):
+                return self.region(fx)
             if any(isinstance(getattr(a, "meta", {}).get("val"), Tensor) for a in fx.all_input_nodes):
                 self.emit(fx, f"python.{name}", [self.tensor(a) for a in fx.all_input_nodes if a.op != "get_attr"])
             return
@@ -139,53 +205,90 @@ class Reader(Aten):
         if namespace == "netwright":
             return self.ours(fx, name, a)
         op = _RENAME.get(name, name)
-        if op in _MADE and not any(isinstance(n.meta.get("val"), Tensor) for n in fx.all_input_nodes):
-            key = self.names[fx.name] = CONSTANT + fx.name
-            self.state[key] = fx.target(*fx.args, **{**fx.kwargs, "device": "cpu"} if "device" in fx.kwargs else fx.kwargs)
+        if op in _LIKE:
+            fill, val = _LIKE[op], fx.meta["val"]
+            value = torch.full(val.shape, a[fill] if isinstance(fill, str) else fill, dtype=val.dtype)
+            self.names[fx.name], self.fixed[fx.name] = self.constant(fx, value), value
             return None
         if op in _IDENTITY:
             if isinstance(fx.args[0], torch.fx.Node):
                 self.alias[fx.name] = self.tensor(fx.args[0])
             return None
-        if op in _RESHAPE or op == "expand":
+        if op in _RESHAPE:
             source = self.tensor(fx.args[0])
-            if self.specs[source].elements != spec_of(fx.meta["val"]).elements:
-                self.emit(fx, f"aten.{name}", [source])
-            elif self.specs[source].shape == spec_of(fx.meta["val"]).shape:
+            if self.specs[source].shape == spec_of(fx.meta["val"]).shape:
                 self.alias[fx.name] = source
             else:
                 self.emit(fx, "reshape", [source])
             return None
         if hasattr(self, f"op_{op}"):
-            getattr(self, f"op_{op}")(fx, a)
-            return None
+            try:
+                getattr(self, f"op_{op}")(fx, a)
+                return None
+            except Computed:  # kept as it is, with all that it reads
+                pass
         inputs = [self.tensor(n) for n in fx.all_input_nodes if isinstance(n.meta.get("val"), (Tensor, list, tuple))]
         attrs = {k: v for k, v in a.items() if isinstance(v, (int, float, str, bool))}
-        if name in ("lstm", "gru"):
-            x = spec_of(fx.args[0].meta["val"])
-            steps = x.shape[0] * x.shape[1]  # sequence * batch
-            matrices = [s for s in (spec_of(p.meta["val"]) for p in a["params"]) if len(s.shape) == 2]
-            attrs["recurrent_macs"] = steps * sum(m.elements for m in matrices)
         spec = fx.meta.get("val")
         self.emit(fx, f"aten.{name}", inputs, attrs, spec=spec_of(spec[0] if isinstance(spec, (list, tuple)) and spec else spec))
         return None
+
+    def region(self, fx: Any) -> None:
+        """A part of the program under autocast or without gradients, a graph of its own: read as if it stood here."""
+        place = next(i for i, n in enumerate(fx.args) if isinstance(n, torch.fx.Node) and n.op == "get_attr")
+        inner, given = getattr(self.program.graph_module, fx.args[place].target).graph, iter(fx.args[place + 1 :])
+        for node in inner.nodes:
+            node.name = f"{fx.name}_{node.name}"
+            if node.op == "placeholder":
+                source = next(given)
+                for table in (self.alias, self.names, self.fixed, self.learned):
+                    if source.name in table:
+                        table[node.name] = table[source.name]
+            elif node.op == "call_function":
+                self.call(node)
+            elif node.op == "output":
+                self.results[fx.name] = [self.tensor(n) for n in node.all_input_nodes]
 
     def ours(self, fx: Any, name: str, a: dict[str, Any]) -> None:
         tensors = {k: v for k, v in a.items() if isinstance(v, torch.fx.Node)}
         inputs = [self.tensor(v) for k, v in tensors.items() if v.name not in self.names]
         attrs = {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in a.items() if k not in tensors and v is not None}
-        self.emit(fx, name, inputs, attrs, self.roles(**tensors))
+        self.emit(fx, name, inputs, attrs, self.roles(**{k: v for k, v in tensors.items() if v.name in self.names}))
 
     def getitem(self, fx: Any) -> None:
         source, index = fx.args
-        if source.name in self.split:
+        if source.name in self.results:
+            self.alias[fx.name] = self.results[source.name][index]
+        elif source.name in self.split:
             start, end = self.split[source.name][index]
-            dim = self.split_dim[source.name]
-            self.emit(fx, "slice", [self.tensor(source)], {"dim": dim, "start": start, "end": end, "step": 1})
+            part = self.cut(fx, self.tensor(source), self.split_dim[source.name], start, end)
+            self.alias[fx.name] = self.viewed(fx, part, spec_of(fx.meta["val"]).shape)
         elif index == 0:
             self.alias[fx.name] = self.tensor(source)
         else:
             self.emit(fx, "getitem", [self.tensor(source)], {"index": index})
+
+
+def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without writes into tensors that are read elsewhere (``x[:, 0] = y``); others are values like any."""
+    for fx in program.graph.nodes:
+        schema = getattr(fx.target, "_schema", None)
+        if schema is None or not schema.is_mutable or not isinstance(fx.args[0], torch.fx.Node):
+            continue
+        written = fx.args[0]
+        source = getattr(written.target, "_schema", None)
+        if len(written.users) > 1 or (source and any(r.alias_info for r in source.returns) and not source.is_mutable):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return program.run_decompositions({})
+    return program
+
+
+def _line(fx: Any) -> str:
+    """File and line of the caller's program, the last frame that is not one of torch's own."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', fx.meta.get("stack_trace") or "")
+    own = [f for f in frames if "/torch/" not in f[0].replace("\\", "/")]
+    return f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else ""
 
 
 def trace(module: nn.Module | torch.export.ExportedProgram, example: Tensor | tuple[Tensor, ...] | None = None) -> Graph:
@@ -222,7 +325,7 @@ def trace(module: nn.Module | torch.export.ExportedProgram, example: Tensor | tu
             module.train(training)
     else:
         program = module
-    reader = Reader(program)
+    reader = Reader(_functional(program))
     graph = reader.read()
     values = {
         k: reader.state[k].detach().cpu().numpy()

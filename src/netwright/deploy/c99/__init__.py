@@ -26,4 +26,4 @@ def build(graph: Graph, directory: Path | str, *, name: str = "model", isa: str 
     emitted = emit(graph, name)
     source = emitted.write(Path(directory))
     library = compile_c(source, Path(directory) / f"{name}.so", isa=isa)
-    return CompiledModel(library, emitted.input_shape, emitted.output_shape, name=name)
+    return CompiledModel(library, emitted.input_shapes, emitted.output_shapes, name=name)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from netwright.core.errors import BundleError
 from netwright.core.files import write_text
 from netwright.core.graph import Graph
-from netwright.deploy.c99 import floats, integers, shapes
+from netwright.deploy.c99 import floats, integers, products, recurrent, shapes
 from netwright.deploy.c99.lower import Buffer, Const, Literal, Pointer, Rule, Step, lower
 from netwright.deploy.c99.plan import ALIGNMENT, Interval, place
+from netwright.deploy.c99.signature import Signature
 
-RULES: dict[str, Rule] = {**shapes.RULES, **floats.RULES, **integers.RULES}
+RULES: dict[str, Rule] = {**shapes.RULES, **floats.RULES, **products.RULES, **recurrent.RULES, **integers.RULES}
 C_TYPE = {"float32": "float", "int32": "int32_t", "uint32": "uint32_t", "int16": "int16_t", "int8": "int8_t", "uint8": "uint8_t"}
 SLACK = ALIGNMENT  # vector loads of the last channels may read this far beyond a buffer
 
@@ -27,7 +28,8 @@ SLACK = ALIGNMENT  # vector loads of the last channels may read this far beyond 
 class Emitted:
     """Source of a network and what it needs.
 
-    `weight_bytes`: bytes of all constant arrays; `arena_bytes`: bytes of the arena; shapes with batch 1.
+    `weight_bytes`: bytes of all constant arrays; `arena_bytes`: bytes of the arena; shapes with batch 1, in the order of the
+    arguments of the C function.
     """
 
     name: str
@@ -35,8 +37,23 @@ class Emitted:
     h: str
     weight_bytes: int
     arena_bytes: int
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of the first input."""
+        return self.input_shapes[0]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the first output."""
+        return self.output_shapes[0]
+
+    @property
+    def several(self) -> bool:
+        """More than one input, or more than one output."""
+        return len(self.input_shapes) > 1 or len(self.output_shapes) > 1
 
     def write(self, folder: Path) -> Path:
         """Write NAME.c and NAME.h into `folder`; the path of the C file."""
@@ -47,7 +64,7 @@ class Emitted:
 
 
 def emit(graph: Graph, name: str = "model") -> Emitted:
-    """Compile a graph (float, integer, binary or spiking; batch 1, one float input and output) to C99.
+    """Compile a graph (float, integer, binary or spiking; batch 1, float inputs and outputs) to C99.
 
     Args:
         graph: carries its values; float batch norms and constant factors are folded into the layers before them.
@@ -68,23 +85,25 @@ def emit(graph: Graph, name: str = "model") -> Emitted:
     arena += SLACK
     at = {id(b): offset for (b, _), offset in zip(buffers, offsets, strict=True)}
     consts = {id(p): p for s in steps for p in s.pointers if isinstance(p, Const)}
-    shape_in, shape_out = graph[graph.inputs[0]].spec.shape, (1, *graph[graph.outputs[0]].spec.shape[1:])
-    header = _header(name, shape_in, shape_out, arena)
+    shapes_in = tuple(graph[i].spec.shape for i in graph.inputs)
+    shapes_out = tuple(work.values[o].shape for o in graph.outputs)
+    signature = Signature.of(name, shapes_in, shapes_out)
     functions, calls = _calls(steps, at)
     kernels = _kernels({s.kernel for s in steps})
     arrays = "\n".join(_array(c) for c in consts.values())
-    body = _BODY.format(name=name, NAME=name.upper(), calls="\n".join(f"  {c}" for c in calls))
+    body = signature.body(calls)
     narrow = "#define NW_MULT16\n" if work.mult16 else ""
     source = "\n".join([f'#include "{name}.h"\n{narrow}', kernels, arrays, "\n".join(functions), body])
-    return Emitted(name, source, header, sum(c.data.nbytes for c in consts.values()), arena, shape_in, shape_out)
+    weights = sum(c.data.nbytes for c in consts.values())
+    return Emitted(name, source, signature.header(arena), weights, arena, shapes_in, shapes_out)
 
 
 def _live(steps: Sequence[Step]) -> list[Step]:
-    """Steps whose result reaches `out`."""
+    """Steps whose result reaches an output."""
     needed: set[int] = set()
     kept = []
     for step in reversed(steps):
-        if step.writes.external == "out" or id(step.writes) in needed:
+        if step.writes.external or id(step.writes) in needed:
             kept.append(step)
             needed.update(id(p) for p in step.pointers)
     return kept[::-1]
@@ -184,55 +203,3 @@ def _numbers(data: NDArray[np.generic]) -> str:
 def _float(v: float) -> str:
     text = f"{v:.9g}"
     return f"{text}f" if "." in text or "e" in text else f"{text}.f"
-
-
-def _header(name: str, shape_in: tuple[int, ...], shape_out: tuple[int, ...], arena: int) -> str:
-    elements = [int(np.prod(s)) for s in (shape_in, shape_out)]
-    return _HEADER.format(name=name, NAME=name.upper(), inputs=elements[0], outputs=elements[1], arena=arena,
-                          shape_in=" x ".join(map(str, shape_in)), shape_out=" x ".join(map(str, shape_out)))  # fmt: skip
-
-
-_HEADER = """\
-/* A network in C99, made by netwright.
- * Input: {shape_in} floats, output: {shape_out} floats, row-major as in PyTorch. Nothing is allocated.
- */
-#ifndef {NAME}_H
-#define {NAME}_H
-
-#define {NAME}_INPUT_ELEMENTS {inputs}
-#define {NAME}_OUTPUT_ELEMENTS {outputs}
-#define {NAME}_ARENA_BYTES {arena}
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-/* One example, in an arena of its own: not for two threads at once. Returns 0. */
-int {name}_run(const float *in, float *out);
-/* The same in memory of the caller: {NAME}_ARENA_BYTES bytes, aligned to 64. */
-int {name}_run_arena(const float *in, float *out, void *arena);
-/* n examples one after another. */
-int {name}_run_batch(const float *in, float *out, int n);
-#ifdef __cplusplus
-}}
-#endif
-#endif
-"""
-
-_BODY = """
-static unsigned char {name}_arena[{NAME}_ARENA_BYTES] NW_ALIGNED;
-
-int {name}_run_arena(const float *in, float *out, void *arena) {{
-  unsigned char *a = (unsigned char *)arena;
-  (void)a;
-{calls}
-  return 0;
-}}
-
-int {name}_run(const float *in, float *out) {{ return {name}_run_arena(in, out, {name}_arena); }}
-
-int {name}_run_batch(const float *in, float *out, int n) {{
-  for (int i = 0; i < n; i++)
-    {name}_run(in + (long)i * {NAME}_INPUT_ELEMENTS, out + (long)i * {NAME}_OUTPUT_ELEMENTS);
-  return 0;
-}}
-"""

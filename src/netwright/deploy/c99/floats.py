@@ -17,7 +17,10 @@ ACTS = {
     "relu": "NW_RELU", "relu6": "NW_CLAMP", "hardtanh": "NW_CLAMP", "gelu": "NW_GELU", "silu": "NW_SILU",
     "hardswish": "NW_HARDSWISH", "hardsigmoid": "NW_HARDSIGMOID",
     "sigmoid": "NW_SIGMOID", "tanh": "NW_TANH", "leaky_relu": "NW_LEAKY", "elu": "NW_ELU",
+    **{op: f"NW_{op.upper()}" for op in ("softplus", "mish", "abs", "sqrt", "rsqrt", "exp", "log", "sin", "cos", "erf", "pow")},
 }  # fmt: skip
+BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "gt", "ge", "lt", "le", "eq", "ne")
+REDUCTIONS = {"sum": "NW_SUM_OF", "mean": "NW_MEAN_OF", "amax": "NW_AMAX_OF", "amin": "NW_AMIN_OF"}
 
 
 def tile(oh: int, ow: int, blocks: int, registers: int, vectors: int) -> tuple[int, int, int]:
@@ -37,7 +40,7 @@ def tile(oh: int, ow: int, blocks: int, registers: int, vectors: int) -> tuple[i
     return min((t for t in sizes if t[0] * t[1] * t[2] * vectors <= registers), key=cycles, default=(1, 1, 1))
 
 
-def _picked(wide: tuple[int, ...], narrow: tuple[int, ...]) -> tuple[int | str, ...]:
+def picked(wide: tuple[int, ...], narrow: tuple[int, ...]) -> tuple[int | str, ...]:
     return tuple(a if a == b else f"NW_TILE({a}, {b})" for a, b in zip(wide, narrow, strict=True))
 
 
@@ -47,9 +50,9 @@ def framed(work: Lowering, x: Value, pads: list[int]) -> tuple[Value, int, int]:
     _, c, h, w = x.shape
     if not any(pads):
         return x, h, w
-    shape = (1, c, h + top + bottom, w + left + right)
+    shape = (x.shape[0], c, h + top + bottom, w + left + right)
     y = work.new(x, shape=shape)
-    work.step("nw_frame", [x.at, y.at], x.steps, h, w, c * x.itemsize, top, left, bottom, right, writes=buffer(y))
+    work.step("nw_frame", [x.at, y.at], x.steps * x.shape[0], h, w, c * x.itemsize, top, left, bottom, right, writes=buffer(y))
     return y, shape[2], shape[3]
 
 
@@ -60,6 +63,8 @@ def convolve(
     a = node.attrs
     groups, (sh, sw), (dh, dw) = a.get("groups", 1), a.get("stride", (1, 1)), a.get("dilation", (1, 1))
     o, i, kh, kw = weight.shape
+    if x.shape[0] != 1:
+        return _convolve_batch(work, node, x, weight, shape)
     x, _, width = framed(work, x, a.get("pads", [0] * 4))
     (_, c, h, w), (_, _, oh, ow) = x.shape, shape
     bias = work.floats("bias", np.zeros(o, np.float32))
@@ -72,16 +77,49 @@ def convolve(
     if groups == c == o and i == 1 and c > 1:
         wide, narrow = tile(oh, ow, 1, 14, 1)[:2], tile(oh, ow, 1, 10, 1)[:2]
         vectors = [work.const(pack.float_depthwise(weight), "w"), work.const(pack.channels(bias, 1), "b")]
-        sizes = (width, oh, ow, c, kh, kw, sh, sw, dh, dw, *_picked(wide, narrow))
+        sizes = (width, oh, ow, c, kh, kw, sh, sw, dh, dw, *picked(wide, narrow))
         kernel = "nw_dwconv_f32"
     else:
         blocks = -(-(o // groups) // pack.BLOCK)
-        t = _picked(tile(oh, ow, blocks, 24, 1), tile(oh, ow, blocks, 12, 2))
+        t = picked(tile(oh, ow, blocks, 24, 1), tile(oh, ow, blocks, 12, 2))
         vectors = [work.const(pack.float_conv(weight, groups), "w"), work.const(pack.channels(bias, groups), "b")]
         sizes = (width, c, oh, ow, groups, i, o // groups, kh, kw, sh, sw, dh, dw, *t)
         kernel = "nw_conv_f32"
     work.step(kernel, [x.at, *vectors, residual.at if residual else None, y.at], *sizes, *end, writes=buffer(y))
     return y
+
+
+def _convolve_batch(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32], shape: layout.Shape) -> Value:
+    """Images below each other, in their frames, as one tall image; the rows that belong to two of them are left out."""
+    a = node.attrs
+    (batch, c, _, _), (_, o, oh, ow), stride = x.shape, shape, a.get("stride", (1, 1))[0]
+    top, left, bottom, right = a.get("pads", [0] * 4)
+    x, h, w = framed(work, x, [top, left, bottom + -(x.shape[2] + top + bottom) % stride, right])
+    tall = replace(x, shape=(1, c, batch * h, w), order=layout.channels_last(4))
+    window = a.get("dilation", (1, 1))[0] * (weight.shape[2] - 1) + 1
+    rows = (batch * h - window) // stride + 1
+    plain = replace(node, attrs={**a, "pads": [0] * 4})
+    y = convolve(work, plain, tall, weight, (1, o, rows, ow), None)
+    order = layout.channels_last(4)
+    return work.copied(y, [(batch, h // stride * ow * o), (oh * ow * o, 1)], (batch, o, oh, ow), order)
+
+
+def conv_transpose2d(work: Lowering, node: Node) -> Value:
+    """The convolution with turned weights of x with zeros between its elements (Dumoulin and Visin 2016, section 4)."""
+    x, a, w = work.channels_last(work.floating(node.inputs[0])), node.attrs, work.floats("weight")
+    (i, per, kh, kw), g, (sh, sw) = w.shape, a["groups"], a["stride"]
+    if x.shape[0] != 1:
+        raise work.refuse(f"of a batch of {x.shape[0]}")
+    turned = w.reshape(g, i // g, per, kh, kw).transpose(0, 2, 1, 3, 4)[..., ::-1, ::-1].reshape(g * per, i // g, kh, kw)
+    reach = [d * (k - 1) - p for d, k, p in zip(a["dilation"], (kh, kw), a["padding"], strict=True)]
+    pads = [*reach, *(r + e for r, e in zip(reach, a["output_padding"], strict=True))]
+    if min(pads) < 0:
+        raise work.refuse("with padding that is wider than the kernel")
+    _, c, height, width = x.shape
+    y = work.new(x, shape=(1, c, (height - 1) * sh + 1, (width - 1) * sw + 1))
+    work.step("nw_spread", [x.at, y.at], height, width, c * x.itemsize, sh, sw, writes=buffer(y))
+    plain = replace(node, attrs={"stride": (1, 1), "pads": pads, "dilation": a["dilation"], "groups": g})
+    return convolve(work, plain, y, np.ascontiguousarray(turned), node.spec.shape, None)
 
 
 def conv2d(work: Lowering, node: Node) -> Value:
@@ -95,7 +133,7 @@ def _residual(work: Lowering, node: Node) -> Value | None:
     return None if fusion is None or fusion.residual is None else work.values[fusion.residual]
 
 
-def _matrix(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32]) -> Value:
+def matrix(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32]) -> Value:
     """x [..., I] times weight [O, I] transposed, as a convolution of one pixel a row."""
     if x.columns is not None:
         weight = weight[:, x.columns]
@@ -110,21 +148,7 @@ def _matrix(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32]) -
 
 
 def linear(work: Lowering, node: Node) -> Value:
-    return _matrix(work, node, work.values[node.inputs[0]], work.floats("weight"))
-
-
-def matmul(work: Lowering, node: Node) -> Value:
-    x = work.values[node.inputs[0]]
-    other = work.floats("other", np.zeros(0, np.float32))
-    if len(node.inputs) != 1 or other.ndim != 2:
-        raise work.refuse("of two computed tensors")
-    if not node.attrs.get("reverse"):
-        return _matrix(work, node, x, np.ascontiguousarray(other.T))
-    turn = (*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2)
-    shape, order = layout.permuted(x.shape, x.order, turn)
-    y = _matrix(work, node, replace(x, shape=shape, order=order), other)
-    shape, order = layout.permuted(y.shape, y.order, turn)
-    return replace(y, shape=shape, order=order)
+    return matrix(work, node, work.values[node.inputs[0]], work.floats("weight"))
 
 
 def affine(work: Lowering, node: Node) -> Value:
@@ -140,7 +164,9 @@ def activation(work: Lowering, node: Node) -> Value:
     x, a = work.values[node.inputs[0]], node.attrs
     name = "NW_GELU_TANH" if node.op == "gelu" and a.get("approximate") == "tanh" else ACTS[node.op]
     low, high = (0.0, 6.0) if node.op == "relu6" else (a.get("min", 0.0), a.get("max", 0.0))
-    low = a["slope"] if node.op == "leaky_relu" else a.get("alpha", 1.0) if node.op == "elu" else low
+    constants = {"leaky_relu": ("slope", 0.01), "elu": ("alpha", 1.0), "softplus": ("beta", 1.0), "pow": ("scalar", 1.0)}
+    if node.op in constants:
+        low, high = a.get(*constants[node.op]), a.get("threshold", 20.0)
     if any(s.writes is x.at for s in work.steps) and _alone(work, x):
         work.step("nw_act_in_place_f32", [x.at], x.total, name, float(low), float(high), writes=buffer(x))
         return x
@@ -157,31 +183,34 @@ def _alone(work: Lowering, x: Value) -> bool:
 
 
 def binary(work: Lowering, node: Node) -> Value:
-    op = f"NW_{node.op.upper()}"
+    op, shape = f"NW_{node.op.upper()}", node.spec.shape
     reverse = int(bool(node.attrs.get("reverse")))
     x = work.values[node.inputs[0]]
     if len(node.inputs) == 2:
         z = work.values[node.inputs[1]]
-        if math.prod(node.spec.shape) != x.elements:
+        if math.prod(shape) != x.elements or isinstance(x.at, Const):
             x, z, reverse = z, x, 1
     else:
         other = work.floats("other") if "other" in node.weights else np.array(node.attrs["scalar"], np.float32)
         z = Value(work.const(other, "k"), "f32", other.shape, layout.natural(other.ndim))
-    if math.prod(node.spec.shape) != x.elements or len(node.spec.shape) != len(x.shape):
-        raise work.refuse(f"of shapes {list(x.shape)} and {list(z.shape)}, which both broadcast")
+    if x.type != "f32" or z.type != "f32":
+        raise work.refuse(f"of {x.type} and {z.type} (dequantize first)")
+    if math.prod(shape) != x.elements:
+        x = work.expanded(x, shape)
+    x = work.with_rank(x, len(shape))
     missing = len(x.shape) - len(z.shape)
     z = replace(z, shape=(1,) * missing + z.shape, order=(*range(missing), *(d + missing for d in z.order)))
     dims = tuple(d for d, n in enumerate(z.shape) if n > 1)
     sizes = layout.split(x.shape, x.order, dims)
     if sizes is None and isinstance(z.at, Const):  # stored in full: there is no kernel for gaps
-        full = np.broadcast_to(z.at.data.reshape(z.shape), x.shape).transpose(x.order)
-        z, sizes = Value(work.const(full, "k"), "f32", x.shape, x.order), (1, x.elements, 1)
+        z, sizes = work.expanded(z, x.shape), (1, x.elements, 1)
     elif sizes is None:
         x = work.last(x, dims)
         sizes = layout.split(x.shape, x.order, dims)
     assert sizes is not None
-    if isinstance(z.at, Const) and z.shape != x.shape:
-        z = replace(z, at=work.const(z.at.data.reshape(z.shape).transpose(x.order), "k"), order=x.order)
+    if isinstance(z.at, Const):
+        data = z.at.data.reshape([z.shape[d] for d in z.order]).transpose(np.argsort(z.order))
+        z = replace(z, at=work.const(data.transpose(x.order), "k"), order=x.order)
     z = work.ordered(z, x.order)
     y = work.new(x)
     work.step("nw_binary_f32", [x.at, z.at, y.at], *sizes, op, reverse, writes=buffer(y))
@@ -217,26 +246,67 @@ def reduced(x: Value, dims: tuple[int, ...], keep: bool) -> tuple[layout.Shape, 
     return tuple(x.shape[d] for d in kept), tuple(kept.index(d) for d in x.order if d in kept)
 
 
-def mean(work: Lowering, node: Node) -> Value:
-    dims = tuple(d % len(work.values[node.inputs[0]].shape) for d in node.attrs["dims"])
-    x, sizes = work.together(work.values[node.inputs[0]], dims)
+def reduction(work: Lowering, node: Node) -> Value:
+    x = work.floating(node.inputs[0])
+    dims = tuple(d % len(x.shape) for d in node.attrs["dims"])
+    x, sizes = work.together(x, dims)
     shape, order = reduced(x, dims, node.attrs["keepdim"])
     y = work.new(x, shape=shape, order=order)
-    work.step("nw_mean_f32", [x.at, y.at], *sizes, writes=buffer(y))
+    work.step("nw_reduce_f32", [x.at, y.at], *sizes, REDUCTIONS[node.op], writes=buffer(y))
     return y
 
 
+def _pool(work: Lowering, node: Node) -> tuple[Value, Value, tuple[int, ...]]:
+    x, (oh, ow) = work.images(work.floating(node.inputs[0])), node.spec.shape[2:]
+    _, c, h, w = x.shape
+    return x, work.new(x, shape=(1, c, oh, ow)), (h, w, c, oh, ow)
+
+
 def avg_pool2d(work: Lowering, node: Node) -> Value:
-    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
-    (_, c, h, w), (_, _, oh, ow) = x.shape, node.spec.shape
-    y = work.new(x, shape=(1, c, oh, ow))
-    sizes = (h, w, c, oh, ow, *a["kernel"], *a["stride"], *a["padding"], int(a.get("count_include_pad", True)))
-    work.step("nw_avg_pool_f32", [x.at, y.at], *sizes, writes=buffer(y))
+    (x, y, sizes), a = _pool(work, node), node.attrs
+    window = (*a["kernel"], *a["stride"], *a["padding"], int(a.get("count_include_pad", True)))
+    work.step("nw_avg_pool_f32", [x.at, y.at], *sizes, *window, writes=buffer(y))
+    return work.batched(y, node)
+
+
+def adaptive_avg_pool2d(work: Lowering, node: Node) -> Value:
+    x, y, sizes = _pool(work, node)
+    work.step("nw_adaptive_pool_f32", [x.at, y.at], *sizes, writes=buffer(y))
+    return work.batched(y, node)
+
+
+def group_norm(work: Lowering, node: Node) -> Value:
+    x = work.channels_last(work.floating(node.inputs[0]))
+    n, c = x.shape[:2]
+    weight, bias = work.floats("weight", np.ones(c, np.float32)), work.floats("bias", np.zeros(c, np.float32))
+    y, scratch = work.new(x), work.scratch(4 * c)
+    vectors = [work.const(v, r) for v, r in ((weight, "w"), (bias, "b"))]
+    sizes = (n, x.elements // (n * c), c, node.attrs["groups"], float(node.attrs["eps"]))
+    work.step("nw_group_norm_f32", [x.at, *vectors, y.at, scratch], *sizes, writes=buffer(y))
+    return y
+
+
+def prelu(work: Lowering, node: Node) -> Value:
+    x = work.channels_last(work.floating(node.inputs[0]))
+    c = x.shape[1] if len(x.shape) > 1 else 1
+    y, slope = work.new(x), work.const(np.broadcast_to(work.floats("weight").reshape(-1), (c,)), "w")
+    work.step("nw_prelu_f32", [x.at, slope, y.at], x.elements // c, c, writes=buffer(y))
+    return y
+
+
+def where(work: Lowering, node: Node) -> Value:
+    shape = node.spec.shape
+    values = [work.expanded(work.values[name], shape) for name in node.inputs]
+    order = next((v.order for v in values if not isinstance(v.at, Const)), layout.natural(len(shape)))
+    values = [work.ordered(v, order) for v in values]
+    y = work.new(values[0])
+    work.step("nw_where_f32", [*(v.at for v in values), y.at], y.elements, writes=buffer(y))
     return y
 
 
 RULES: dict[str, Rule] = {
-    "conv2d": conv2d, "linear": linear, "matmul": matmul, "affine": affine,
-    "add": binary, "sub": binary, "mul": binary, "div": binary,
-    "layer_norm": layer_norm, "softmax": softmax, "mean": mean, "avg_pool2d": avg_pool2d, **dict.fromkeys(ACTS, activation),
+    "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "linear": linear, "affine": affine, "layer_norm": layer_norm,
+    "group_norm": group_norm, "softmax": softmax, "avg_pool2d": avg_pool2d, "adaptive_avg_pool2d": adaptive_avg_pool2d,
+    "prelu": prelu, "where": where,
+    **dict.fromkeys(ACTS, activation), **dict.fromkeys(BINARY, binary), **dict.fromkeys(REDUCTIONS, reduction),
 }  # fmt: skip

@@ -85,12 +85,33 @@ def copy_loops(shape: Shape, source: Order, target: Order, steps: int) -> list[t
     """Loops (size, stride in the source) that write `target` order one after another; neighbours merged."""
     step = strides(shape, source)
     loops = [(steps, math.prod(shape))] if steps > 1 else []
-    for d in _real(shape, target):
-        if loops and loops[-1][1] == shape[d] * step[d]:
-            loops[-1] = (loops[-1][0] * shape[d], step[d])
+    return merged(loops + [(shape[d], step[d]) for d in _real(shape, target)])
+
+
+def merged(loops: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Loops (size, stride) with neighbours made one where the outer goes on where the inner ends."""
+    found: list[tuple[int, int]] = []
+    for size, step in loops:
+        if size == 1:
+            continue
+        if found and found[-1][1] == size * step:
+            found[-1] = (found[-1][0] * size, step)
         else:
-            loops.append((shape[d], step[d]))
-    return loops
+            found.append((size, step))
+    return found
+
+
+def aligned(loops: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Loops (size, strides of several tensors), neighbours made one where they agree for all tensors."""
+    found: list[tuple[int, ...]] = []
+    for size, *steps in loops:
+        if size == 1:
+            continue
+        if found and all(outer == size * step for outer, step in zip(found[-1][1:], steps, strict=True)):
+            found[-1] = (found[-1][0] * size, *steps)
+        else:
+            found.append((size, *steps))
+    return found
 
 
 def transposition(loops: list[tuple[int, int]]) -> tuple[int, int, int] | None:

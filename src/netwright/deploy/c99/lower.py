@@ -113,7 +113,7 @@ class Lowering:
 
     def refuse(self, what: str = "") -> Unsupported:
         op = f"{self.node.op} {what}".strip()
-        return Unsupported("The C99 back end", op, self.node.path or self.node.name, WAY_OUT)
+        return Unsupported("The C99 back end", op, self.node.origin, WAY_OUT)
 
     def const(self, data: NDArray[np.generic], role: str) -> Const:
         """A constant array; equal arrays are stored once."""
@@ -141,16 +141,69 @@ class Lowering:
         """x with its dimensions in `order`, copied only where elements must move."""
         if layout.same(x.shape, x.order, order):
             return replace(x, order=order)
-        loops = layout.copy_loops(x.shape, x.order, order, x.steps)
-        if len(loops) > 4:
-            raise self.refuse(f"with {len(loops)} interleaved dimensions")
         y = self.new(x, order=order)
+        self._copy(x, y, layout.copy_loops(x.shape, x.order, order, x.steps))
+        return y
+
+    def _copy(self, x: Value, y: Value, loops: list[tuple[int, int]]) -> None:
         if turned := layout.transposition(loops):
             self.step("nw_transpose", [x.at, y.at], x.itemsize, *turned, writes=buffer(y))
-            return y
-        loops = [(1, 0)] * (4 - len(loops)) + loops
+            return
+        if len(loops) > 6:
+            raise self.refuse(f"with {len(loops)} interleaved dimensions")
+        loops = [(1, 0)] * (6 - len(loops)) + loops
         self.step("nw_relayout", [x.at, y.at], x.itemsize, *(n for n, _ in loops), *(s for _, s in loops), writes=buffer(y))
+
+    def images(self, x: Value) -> Value:
+        """A batch of images as the channels of one, channels last."""
+        if len(x.shape) != 4:
+            raise self.refuse(f"of {len(x.shape)} dimensions")
+        if x.shape[0] == 1:
+            return self.channels_last(x)
+        n, c, h, w = x.shape
+        return replace(self.ordered(x, (2, 3, 0, 1)), shape=(1, n * c, h, w), order=layout.channels_last(4))
+
+    def batched(self, y: Value, node: Node) -> Value:
+        """What was computed of `images`, in the shape of `node`."""
+        n, c = node.spec.shape[:2]
+        return y if y.shape[1] == c else replace(y, shape=(n, c, *y.shape[2:]), order=(2, 3, 0, 1))
+
+    def copied(self, x: Value, loops: list[tuple[int, int]], shape: Shape, order: Order) -> Value:
+        """Elements of x chosen by loops (size, stride), as a tensor of its own."""
+        y = self.new(x, shape=shape, order=order)
+        self._copy(x, y, loops)
         return y
+
+    def with_rank(self, x: Value, rank: int) -> Value:
+        """x with dimensions of length one in front."""
+        missing = rank - len(x.shape)
+        return replace(x, shape=(1,) * missing + x.shape, order=(*range(missing), *(d + missing for d in x.order)))
+
+    def expanded(self, x: Value, shape: Shape) -> Value:
+        """x repeated along its dimensions of length one, and along new ones in front, to fill `shape`."""
+        x = self.with_rank(x, len(shape))
+        if x.shape == shape:
+            return x
+        if isinstance(x.at, Const):
+            full = np.broadcast_to(x.at.data.reshape([x.shape[d] for d in x.order]).transpose(np.argsort(x.order)), shape)
+            return Value(self.const(full, "k"), x.type, shape, layout.natural(len(shape)))
+        step = layout.strides(x.shape, x.order)
+        order = (*(d for d in x.order if x.shape[d] == 1), *(d for d in x.order if x.shape[d] > 1))
+        y = self.new(x, shape=shape, order=order)
+        loops = [(x.steps, x.elements)] if x.steps > 1 else []
+        self._copy(x, y, loops + layout.merged([(shape[d], step[d] if x.shape[d] > 1 else 0) for d in order]))
+        return y
+
+    def floating(self, name: str) -> Value:
+        """A tensor of floats, without time steps.
+
+        Raises:
+            Unsupported: it holds codes, sums or spikes.
+        """
+        x = self.values[name]
+        if x.type != "f32" or x.steps != 1:
+            raise self.refuse(f"of {x.type} over {x.steps} time steps (dequantize first)")
+        return x
 
     def channels_last(self, x: Value) -> Value:
         return self.ordered(x, layout.channels_last(len(x.shape)))
@@ -209,7 +262,7 @@ def find_fusions(graph: Graph) -> dict[str, Fusion]:
             if other and place[other] < place[node.name]:
                 found[node.name] = Fusion(after.name, other)
                 taken.add(after.name)
-        if node.op not in ("conv2d", "linear"):
+        if node.op not in ("conv2d", "linear") or (node.op == "conv2d" and node.spec.shape[0] != 1):
             continue
         end, residual, relu = node, None, False
         if after is not None and after.op == "add" and len(set(after.inputs)) == 2:
@@ -242,13 +295,11 @@ Rule = Callable[[Lowering, Node], Value]
 
 
 def lower(graph: Graph, rules: dict[str, Rule]) -> Lowering:
-    """Steps for all nodes of `graph`, the last of which fill the buffer `out`.
+    """Steps for all nodes of `graph`, the last of which fill the buffer `out`, or `out0`, `out1`, ... for several outputs.
 
     Raises:
         Unsupported: an operation, a shape or a type without a kernel, by the name of its node.
     """
-    if len(graph.outputs) != 1:
-        raise Unsupported("The C99 back end", f"output of {len(graph.outputs)} tensors", "", "Return one tensor.")
     work = Lowering(graph)
     work.fusions = find_fusions(graph)
     done: set[str] = set()
@@ -265,8 +316,10 @@ def lower(graph: Graph, rules: dict[str, Rule]) -> Lowering:
             fused = _between(graph, node.name, fusion.output)
             done |= fused
             work.values |= dict.fromkeys(fused, value)
-    work.node = graph[graph.outputs[0]]
-    _finish(work, work.values[graph.outputs[0]])
+    single = len(graph.outputs) == 1
+    for i, name in enumerate(graph.outputs):
+        work.node = graph[name]
+        _finish(work, work.values[name], "out" if single else f"out{i}")
     return work
 
 
@@ -279,14 +332,15 @@ def _between(graph: Graph, start: str, end: str) -> set[str]:
     return found
 
 
-def _finish(work: Lowering, result: Value) -> None:
-    """Let the result lie in `out`, row-major: written there at once where nothing else reads it, else copied."""
+def _finish(work: Lowering, result: Value, name: str) -> None:
+    """Let the result lie in `name`, row-major: written there at once where nothing else reads it, else copied."""
     if result.type != "f32" or result.steps != 1:
         raise work.refuse(f"as the output of the network, of type {result.type} (end in floats, with dequantize)")
     result = work.ordered(result, layout.natural(len(result.shape)))
-    at, out = result.at, Buffer(result.total * 4, "out")
+    at, out = result.at, Buffer(result.total * 4, name)
     others = [s for s in work.steps if at in s.pointers and s.writes is not at]
-    if isinstance(at, Const) or at.external or others:
+    shared = sum(work.values[o].at is at for o in work.graph.outputs) > 1
+    if isinstance(at, Const) or at.external or others or shared:
         work.step("nw_place", [at, out], 1, result.total, result.total, 0, 4, writes=out)
         return
     for step in work.steps:

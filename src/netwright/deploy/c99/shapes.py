@@ -16,11 +16,12 @@ LINEAR = ("linear", "qlinear", "blinear")
 
 def graph_input(work: Lowering, node: Node) -> Value:
     shape = node.spec.shape
-    if shape[:1] != (1,) or node.spec.kind != "float":
+    sequence = len(shape) == 3 and shape[1] == 1  # steps, or layers of states, stand before the batch
+    if not (shape[:1] == (1,) or sequence) or node.spec.kind != "float":
         raise work.refuse(f"of shape {list(shape)} and type {node.spec.kind} (trace with one float example)")
-    if len(work.graph.inputs) > 1:
-        raise work.refuse("as one of several inputs")
-    return Value(Buffer(4 * node.spec.elements, "in"), "f32", shape, layout.natural(len(shape)))
+    names = work.graph.inputs
+    name = "in" if len(names) == 1 else f"in{names.index(node.name)}"
+    return Value(Buffer(4 * node.spec.elements, name), "f32", shape, layout.natural(len(shape)))
 
 
 def constant(work: Lowering, node: Node) -> Value:
@@ -30,11 +31,12 @@ def constant(work: Lowering, node: Node) -> Value:
 
 def reshape(work: Lowering, node: Node) -> Value:
     x, shape = work.values[node.inputs[0]], node.spec.shape
-    shape = (1, *shape[1:])
+    if x.steps > 1 or math.prod(shape) != x.elements:  # shapes of spikes count the time steps
+        shape = (1, *shape[1:])
     order = layout.reshaped(x.shape, x.order, shape)
     if order is not None:
         return replace(x, shape=shape, order=order)
-    flat = len(shape) == 2 and all(reader.op in LINEAR for reader in work.readers[node.name])
+    flat = len(shape) == 2 and shape[0] == 1 and all(reader.op in LINEAR for reader in work.readers[node.name])
     if flat and node.name not in work.graph.outputs:
         columns = np.arange(x.elements).reshape(x.shape).transpose(x.order).reshape(-1)
         return replace(x, shape=shape, order=(0, 1), columns=columns)
@@ -57,6 +59,21 @@ def slice_(work: Lowering, node: Node) -> Value:
     y = work.new(x, shape=tuple(count if d == dim else n for d, n in enumerate(x.shape)))
     work.step("nw_slice", [x.at, y.at], before, of, count, start, step, after * x.itemsize, writes=buffer(y))
     return y
+
+
+def take(work: Lowering, node: Node) -> Value:
+    x, index = work.values[node.inputs[0]], work.ints("index")
+    assert index is not None
+    dim = node.attrs["dim"] % len(x.shape)
+    x, (before, of, after) = work.together(x, (dim,))
+    y = work.new(x, shape=tuple(index.size if d == dim else n for d, n in enumerate(x.shape)))
+    rows = work.const(index.astype(np.int32), "index")
+    work.step("nw_take", [x.at, rows, y.at], before, of, index.size, after * x.itemsize, writes=buffer(y))
+    return y
+
+
+def expand(work: Lowering, node: Node) -> Value:
+    return work.expanded(work.values[node.inputs[0]], node.spec.shape)
 
 
 def cat(work: Lowering, node: Node) -> Value:
@@ -102,17 +119,17 @@ def pad(work: Lowering, node: Node) -> Value:
 
 
 def max_pool2d(work: Lowering, node: Node) -> Value:
-    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
-    (_, c, h, w), (_, _, oh, ow) = x.shape, node.spec.shape
+    x, a = work.images(work.values[node.inputs[0]]), node.attrs
+    (_, c, h, w), (oh, ow) = x.shape, node.spec.shape[2:]
     y = work.new(x, shape=(1, c, oh, ow))
     sizes = (x.steps, h, w, c, oh, ow, *a["kernel"], *a["stride"], *a["padding"])
     work.step(f"nw_max_pool_{x.type}", [x.at, y.at], *sizes, writes=buffer(y))
-    return y
+    return work.batched(y, node)
 
 
 def interpolate(work: Lowering, node: Node) -> Value:
-    x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
-    (_, c, h, w), (_, _, oh, ow) = x.shape, node.spec.shape
+    x, a = work.images(work.values[node.inputs[0]]), node.attrs
+    (_, c, h, w), (oh, ow) = x.shape, node.spec.shape[2:]
     if x.steps > 1 or (a["mode"], x.type) == ("bilinear", "i32"):
         raise work.refuse("of spikes or sums")
     y = work.new(x, shape=(1, c, oh, ow))
@@ -122,10 +139,10 @@ def interpolate(work: Lowering, node: Node) -> Value:
         work.step("nw_bilinear_f32", [x.at, y.at], h, w, c, oh, ow, int(a["align_corners"]), writes=buffer(y))
     else:
         raise work.refuse(f"of mode {a['mode']} on {x.type}")
-    return y
+    return work.batched(y, node)
 
 
 RULES: dict[str, Rule] = {
     "input": graph_input, "constant": constant, "reshape": reshape, "permute": permute, "slice": slice_, "cat": cat, "pad": pad,
-    "max_pool2d": max_pool2d, "interpolate": interpolate,
+    "take": take, "expand": expand, "max_pool2d": max_pool2d, "interpolate": interpolate,
 }  # fmt: skip

@@ -18,15 +18,29 @@ NW_INLINE void nw_frame(const uint8_t *NW_RESTRICT x, uint8_t *NW_RESTRICT y, in
   }
 }
 
-/* y[i][j][k][l] = x[i*s0 + j*s1 + k*s2 + l*s3] */
-NW_INLINE void nw_relayout(const uint8_t *NW_RESTRICT x, uint8_t *NW_RESTRICT y, int S, long d0, long d1, long d2, long d3, long s0,
-                           long s1, long s2, long s3) {
+/* y[i][j][k][l][m][n] = x[i*s0 + j*s1 + k*s2 + l*s3 + m*s4 + n*s5]; a stride of zero repeats. */
+NW_INLINE void nw_relayout(const uint8_t *NW_RESTRICT x, uint8_t *NW_RESTRICT y, int S, long d0, long d1, long d2, long d3, long d4,
+                           long d5, long s0, long s1, long s2, long s3, long s4, long s5) {
   for (long i = 0; i < d0; i++)
     for (long j = 0; j < d1; j++)
-      for (long k = 0; k < d2; k++) {
-        const uint8_t *p = x + (i * s0 + j * s1 + k * s2) * S;
-        for (long l = 0; l < d3; l++, y += S) memcpy(y, p + l * s3 * S, (size_t)S);
-      }
+      for (long k = 0; k < d2; k++)
+        for (long l = 0; l < d3; l++)
+          for (long m = 0; m < d4; m++) {
+            const uint8_t *p = x + (i * s0 + j * s1 + k * s2 + l * s3 + m * s4) * S;
+            if (s5 == 1) {
+              memcpy(y, p, (size_t)(d5 * S));
+              y += d5 * S;
+            } else {
+              for (long n = 0; n < d5; n++, y += S) memcpy(y, p + n * s5 * S, (size_t)S);
+            }
+          }
+}
+
+/* y[a][d][:] = x[a][index[d]][:], B bytes each. */
+NW_INLINE void nw_take(const uint8_t *NW_RESTRICT x, const int32_t *NW_RESTRICT index, uint8_t *NW_RESTRICT y, long A, long DX, long DY,
+                       long B) {
+  for (long a = 0; a < A; a++, x += DX * B)
+    for (long d = 0; d < DY; d++, y += B) memcpy(y, x + index[d] * B, (size_t)B);
 }
 
 /* y[a][d][:] = x[a][start + d*step][:], B bytes each. */
@@ -50,6 +64,14 @@ NW_INLINE void nw_place(const uint8_t *NW_RESTRICT x, uint8_t *NW_RESTRICT y, lo
 /* Fill [A][D][B] elements of S bytes with one element. */
 NW_INLINE void nw_fill(const uint8_t *NW_RESTRICT value, uint8_t *NW_RESTRICT y, long n, int S) {
   for (long i = 0; i < n; i++) memcpy(y + i * S, value, (size_t)S);
+}
+
+/* Zeros between the pixels of [H][W][C], C in bytes: pixel (h, w) goes to (h*SH, w*SW). */
+NW_INLINE void nw_spread(const uint8_t *NW_RESTRICT x, uint8_t *NW_RESTRICT y, int H, int W, long C, int SH, int SW) {
+  const long row = ((long)(W - 1) * SW + 1) * C;
+  memset(y, 0, (size_t)(((long)(H - 1) * SH + 1) * row));
+  for (int h = 0; h < H; h++)
+    for (int w = 0; w < W; w++, x += C) memcpy(y + h * SH * row + (long)w * SW * C, x, (size_t)C);
 }
 
 /* Nearest interpolation, channels last, C in bytes. */

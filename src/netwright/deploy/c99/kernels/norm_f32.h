@@ -1,4 +1,4 @@
-/* Layer norm, softmax, mean and average pooling of floats. */
+/* Layer and group norm, softmax, reductions, average pooling and interpolation of floats. */
 #include "pointwise_f32.h"
 
 /* Sum in eight strands, so that it vectorises without reordering by the compiler. */
@@ -28,27 +28,81 @@ NW_INLINE void nw_layer_norm_f32(const float *NW_RESTRICT x, const float *NW_RES
   }
 }
 
-NW_INLINE void nw_softmax_f32(const float *NW_RESTRICT x, float *NW_RESTRICT y, long R, long C) {
-  for (long r = 0; r < R; r++, x += C, y += C) {
-    float top = x[0];
-    for (long c = 1; c < C; c++) top = x[c] > top ? x[c] : top;
-    for (long c = 0; c < C; c++) y[c] = nw_exp(x[c] - top);
+/* y[n][p][:] = (x[n][p][:] - mean_g) / sqrt(var_g + eps) * weight + bias, channels last, statistics of G groups of channels over
+ * all P positions; `s` is scratch of C floats. */
+NW_INLINE void nw_group_norm_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT weight, const float *NW_RESTRICT bias,
+                                 float *NW_RESTRICT y, float *NW_RESTRICT s, long N, long P, int C, int G, float eps) {
+  const int per = C / G;
+  const float share = 1.0f / ((float)P * (float)per);
+  for (long n = 0; n < N; n++, x += P * C, y += P * C) {
+    memset(s, 0, (size_t)C * sizeof(float));
+    for (long p = 0; p < P; p++)
+      for (int c = 0; c < C; c++) s[c] += x[p * C + c];
+    for (int g = 0; g < G; g++) {
+      const float mean = nw_sum(s + g * per, per) * share;
+      for (int c = 0; c < per; c++) s[g * per + c] = mean;
+    }
+    for (long p = 0; p < P; p++)
+      for (int c = 0; c < C; c++) y[p * C + c] = x[p * C + c] - s[c];
+    memset(s, 0, (size_t)C * sizeof(float));
+    for (long p = 0; p < P; p++)
+      for (int c = 0; c < C; c++) s[c] += y[p * C + c] * y[p * C + c];
+    for (int g = 0; g < G; g++) {
+      const float k = 1.0f / sqrtf(nw_sum(s + g * per, per) * share + eps);
+      for (int c = 0; c < per; c++) s[g * per + c] = k * weight[g * per + c];
+    }
+    for (long p = 0; p < P; p++)
+      for (int c = 0; c < C; c++) y[p * C + c] = y[p * C + c] * s[c] + bias[c];
+  }
+}
+
+/* Largest element, in eight strands. */
+NW_INLINE float nw_top(const float *x, long n) {
+  float s[8];
+  long i = 0;
+  for (int j = 0; j < 8; j++) s[j] = x[0];
+  for (; i + 8 <= n; i += 8)
+    for (int j = 0; j < 8; j++) s[j] = x[i + j] > s[j] ? x[i + j] : s[j];
+  for (; i < n; i++) s[0] = x[i] > s[0] ? x[i] : s[0];
+  for (int j = 4; j; j /= 2)
+    for (int k = 0; k < j; k++) s[k] = s[k + j] > s[k] ? s[k + j] : s[k];
+  return s[0];
+}
+
+NW_INLINE void nw_softmax_in_place_f32(float *y, long R, long C) {
+  for (long r = 0; r < R; r++, y += C) {
+    const float top = nw_top(y, C);
+    for (long c = 0; c < C; c++) y[c] = nw_exp(y[c] - top);
     const float k = 1.0f / nw_sum(y, C);
     for (long c = 0; c < C; c++) y[c] *= k;
   }
 }
 
-/* y[a][b] = mean over d of x[a][d][b] */
-NW_INLINE void nw_mean_f32(const float *NW_RESTRICT x, float *NW_RESTRICT y, long A, long D, long B) {
-  const float k = 1.0f / (float)D;
+NW_INLINE void nw_softmax_f32(const float *NW_RESTRICT x, float *NW_RESTRICT y, long R, long C) {
+  memcpy(y, x, (size_t)(R * C) * sizeof(float));
+  nw_softmax_in_place_f32(y, R, C);
+}
+
+enum { NW_SUM_OF, NW_MEAN_OF, NW_AMAX_OF, NW_AMIN_OF };
+
+NW_INLINE float nw_reduced(float a, float b, int op) {
+  if (op == NW_AMAX_OF) return a > b || a != a ? a : b;
+  if (op == NW_AMIN_OF) return a < b || a != a ? a : b;
+  return a + b;
+}
+
+/* y[a][b] = sum, mean, maximum or minimum over d of x[a][d][b] */
+NW_INLINE void nw_reduce_f32(const float *NW_RESTRICT x, float *NW_RESTRICT y, long A, long D, long B, int op) {
+  const float k = op == NW_MEAN_OF ? 1.0f / (float)D : 1.0f;
   for (long a = 0; a < A; a++, x += D * B, y += B) {
-    if (B == 1) {
+    if (B == 1 && (op == NW_SUM_OF || op == NW_MEAN_OF)) {
       y[0] = nw_sum(x, D) * k;
     } else {
-      memset(y, 0, (size_t)B * sizeof(float));
-      for (long d = 0; d < D; d++)
-        for (long b = 0; b < B; b++) y[b] += x[d * B + b];
-      for (long b = 0; b < B; b++) y[b] *= k;
+      memcpy(y, x, (size_t)B * sizeof(float));
+      for (long d = 1; d < D; d++)
+        for (long b = 0; b < B; b++) y[b] = nw_reduced(y[b], x[d * B + b], op);
+      if (op == NW_MEAN_OF)
+        for (long b = 0; b < B; b++) y[b] *= k;
     }
   }
 }
@@ -67,6 +121,20 @@ NW_INLINE void nw_avg_pool_f32(const float *NW_RESTRICT x, float *NW_RESTRICT y,
           const float *v = x + ((long)iy * IW + ix) * C;
           for (int c = 0; c < C; c++) y[c] += v[c];
         }
+      for (int c = 0; c < C; c++) y[c] *= k;
+    }
+}
+
+/* Average over windows i*IH/OH .. ceil((i+1)*IH/OH), channels last. */
+NW_INLINE void nw_adaptive_pool_f32(const float *NW_RESTRICT x, float *NW_RESTRICT y, int IH, int IW, int C, int OH, int OW) {
+  for (int oy = 0; oy < OH; oy++)
+    for (int ox = 0; ox < OW; ox++, y += C) {
+      const int ya = oy * IH / OH, yb = ((oy + 1) * IH + OH - 1) / OH, xa = ox * IW / OW, xb = ((ox + 1) * IW + OW - 1) / OW;
+      const float k = 1.0f / (float)((yb - ya) * (xb - xa));
+      memset(y, 0, (size_t)C * sizeof(float));
+      for (int iy = ya; iy < yb; iy++)
+        for (int ix = xa; ix < xb; ix++)
+          for (int c = 0; c < C; c++) y[c] += x[((long)iy * IW + ix) * C + c];
       for (int c = 0; c < C; c++) y[c] *= k;
     }
 }

@@ -2,7 +2,8 @@
 #include "base.h"
 
 enum { NW_RELU, NW_CLAMP, NW_GELU, NW_GELU_TANH, NW_SILU, NW_HARDSWISH, NW_HARDSIGMOID, NW_SIGMOID, NW_TANH, NW_LEAKY, NW_ELU };
-enum { NW_ADD, NW_SUB, NW_MUL, NW_DIV };
+enum { NW_SOFTPLUS = 16, NW_MISH, NW_ABS, NW_SQRT, NW_RSQRT, NW_EXP, NW_LOG, NW_SIN, NW_COS, NW_ERF, NW_POW };
+enum { NW_ADD, NW_SUB, NW_MUL, NW_DIV, NW_MAXIMUM, NW_MINIMUM, NW_GT, NW_GE, NW_LT, NW_LE, NW_EQ, NW_NE };
 
 /* exp by 2^n * p(r), |r| <= ln2/2; relative error below 3e-7, arguments beyond +-87 saturate, NaN stays. */
 NW_INLINE float nw_exp(float x) {
@@ -48,6 +49,17 @@ NW_INLINE float nw_act(float x, int act, float a, float b) {
     case NW_HARDSIGMOID: return nw_limit(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
     case NW_SIGMOID: return nw_sigmoid(x);
     case NW_TANH: return nw_tanh(x);
+    case NW_SOFTPLUS: return x * a > b ? x : log1pf(expf(x * a)) / a;
+    case NW_MISH: return x * nw_tanh(x > 20.0f ? x : log1pf(expf(x)));
+    case NW_ABS: return fabsf(x);
+    case NW_SQRT: return sqrtf(x);
+    case NW_RSQRT: return 1.0f / sqrtf(x);
+    case NW_EXP: return expf(x);
+    case NW_LOG: return logf(x);
+    case NW_SIN: return sinf(x);
+    case NW_COS: return cosf(x);
+    case NW_ERF: return nw_erf(x);
+    case NW_POW: return powf(x, a);
     case NW_LEAKY: return x < 0.0f ? a * x : x;
     default: return x < 0.0f ? a * (nw_exp(x) - 1.0f) : x;
   }
@@ -61,7 +73,22 @@ NW_INLINE void nw_act_in_place_f32(float *y, long n, int act, float a, float b) 
   for (long i = 0; i < n; i++) y[i] = nw_act(y[i], act, a, b);
 }
 
-NW_INLINE float nw_apply(float a, float b, int op) { return op == NW_ADD ? a + b : op == NW_SUB ? a - b : op == NW_MUL ? a * b : a / b; }
+NW_INLINE float nw_apply(float a, float b, int op) {
+  switch (op) {
+    case NW_ADD: return a + b;
+    case NW_SUB: return a - b;
+    case NW_MUL: return a * b;
+    case NW_DIV: return a / b;
+    case NW_MAXIMUM: return a > b || a != a ? a : b;
+    case NW_MINIMUM: return a < b || a != a ? a : b;
+    case NW_GT: return a > b ? 1.0f : 0.0f;
+    case NW_GE: return a >= b ? 1.0f : 0.0f;
+    case NW_LT: return a < b ? 1.0f : 0.0f;
+    case NW_LE: return a <= b ? 1.0f : 0.0f;
+    case NW_EQ: return a == b ? 1.0f : 0.0f;
+    default: return a != b ? 1.0f : 0.0f;
+  }
+}
 
 /* y[a][d][b] = x[a][d][b] op z[d]; `reverse` puts z first. */
 NW_INLINE void nw_binary_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT z, float *NW_RESTRICT y, long A, long D, long B,
@@ -84,4 +111,16 @@ NW_INLINE void nw_affine_f32(const float *NW_RESTRICT x, const float *NW_RESTRIC
                              float *NW_RESTRICT y, long R, long C) {
   for (long r = 0; r < R; r++)
     for (long c = 0; c < C; c++) y[r * C + c] = x[r * C + c] * scale[c] + bias[c];
+}
+
+/* y[r][c] = x[r][c] < 0 ? slope[c] * x[r][c] : x[r][c] */
+NW_INLINE void nw_prelu_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT slope, float *NW_RESTRICT y, long R, long C) {
+  for (long r = 0; r < R; r++)
+    for (long c = 0; c < C; c++) y[r * C + c] = x[r * C + c] < 0.0f ? slope[c] * x[r * C + c] : x[r * C + c];
+}
+
+/* y[i] = c[i] ? a[i] : b[i] */
+NW_INLINE void nw_where_f32(const float *NW_RESTRICT c, const float *NW_RESTRICT a, const float *NW_RESTRICT b, float *NW_RESTRICT y,
+                            long n) {
+  for (long i = 0; i < n; i++) y[i] = c[i] != 0.0f ? a[i] : b[i];
 }
