@@ -153,3 +153,26 @@ def test_unknown_operations_are_refused_by_name_and_place(op: str) -> None:
     node = graph.nodes[0].__class__("y", op, ("x",), graph.nodes[0].spec, path="block.mixer", line="mixer.py:12")
     with pytest.raises(Unsupported, match=rf"{op}.*block\.mixer, mixer\.py:12.*ONNX"):
         emit(graph.replace([*graph.nodes, node], ["y"]))
+
+
+@pytest.mark.parametrize("channels, outputs, side", [(33, 17, 5), (64, 48, 7), (40, 65, 3), (7, 16, 9)])
+def test_sparse_weights(same: Check, channels: int, outputs: int, side: int) -> None:
+    """Zeros at random and in blocks of 16 outputs, with a residual and a rectifier, for images and for one vector."""
+    b = Builder((1, channels, side, side), seed=channels)
+    names = []
+    for blocks in (False, True):
+        for residual in (False, True):
+            y = b.conv("conv2d", "x", outputs, 1)
+            w = b.values[f"{y}.weight"]
+            zero = b.rng.random((-(-outputs // 16), channels) if blocks else (outputs, channels)) < (0.5 if blocks else 0.9)
+            w[np.repeat(zero, 16, 0)[:outputs] if blocks else zero] = 0
+            z = b.add("relu", b.add("add", names[0], y)) if residual and names else y
+            names.append(z)
+    flat = b.linear("linear", b.flatten("x"), outputs)
+    w = b.values[f"{flat}.weight"]
+    w[np.repeat(b.rng.random((-(-outputs // 16), w.shape[1])) < 0.8, 16, 0)[:outputs]] = 0
+    graph = b.gather([*names, b.flatten(flat)])
+    source = emit(graph).c
+    assert "nw_blocks_f32(p0" in source
+    assert ("nw_sparse_f32(p0" in source) == (side * side >= 16)
+    same(graph, b.input, 1e-4)

@@ -19,6 +19,7 @@ COMMANDS = {
     "spike": ("stages:spike", "6  Run a recipe up to the spiking network."),
     "deploy": ("deploy:deploy", "7  Compile any PyTorch network to one C file in a bundle."),
     "measure": ("measure:measure", "Time a bundle against ONNX Runtime, side by side."),
+    "bench": ("bench:bench", "Measure what the project claims, with bounds; OPEN where one does not hold."),
     "report": ("report:report", "Write the report of a finished run again."),
     "status": ("status:status", "Which methods there are, where they stand, which paper each comes from."),
     "cite": ("cite:cite", "BibTeX of the methods a run used."),

@@ -186,12 +186,14 @@ class BiPer(Compressor):
         keep_first_last: first and last weighted layers in 8 bits, as the paper keeps them in full precision.
         keep_depthwise: depthwise convolutions in 8 bits as well. They are a few per cent of the weights, and with only 9 or
             25 one-bit terms a sum they cost 4 to 6 points of accuracy on small mbconv and convnext networks.
+        keep_pointwise: 1x1 convolutions in 8 bits as well; in a ResNet these are the shortcuts.
     """
 
     omega: float = 20.0
     clip: float = 2.0
     keep_first_last: bool = True
     keep_depthwise: bool = True
+    keep_pointwise: bool = False
 
     name: ClassVar[str] = "biper"
     form: ClassVar[str] = "binary"
@@ -213,6 +215,8 @@ class BiPer(Compressor):
             found -= ends(graph)
         if self.keep_depthwise:
             found -= {n.name for n in graph if n.op == "conv2d" and 1 < n.attrs["groups"] == graph[n.inputs[0]].spec.shape[1]}
+        if self.keep_pointwise:
+            found -= {n.name for n in graph if n.op == "conv2d" and graph.params[n.weights["weight"]].shape[2:] == (1, 1)}
         never_negative = positive(resign(graph, found))
         return {name for name in found if graph[name].inputs[0] not in never_negative}
 

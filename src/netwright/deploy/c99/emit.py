@@ -20,7 +20,7 @@ from netwright.deploy.c99.plan import ALIGNMENT, Interval, place
 from netwright.deploy.c99.signature import Signature
 
 RULES: dict[str, Rule] = {**shapes.RULES, **floats.RULES, **products.RULES, **recurrent.RULES, **integers.RULES}
-C_TYPE = {"float32": "float", "int32": "int32_t", "uint32": "uint32_t", "int16": "int16_t", "int8": "int8_t", "uint8": "uint8_t"}
+C_TYPE = {"float32": "float", **{f"{sign}int{n}": f"{sign}int{n}_t" for sign in ("", "u") for n in (8, 16, 32)}}
 SLACK = ALIGNMENT  # vector loads of the last channels may read this far beyond a buffer
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from netwright.core.graph import Node
 from netwright.deploy.c99 import layout, pack
 from netwright.deploy.c99.lower import Const, Lowering, Pointer, Rule, Value, buffer
+from netwright.deploy.c99.sparse import sparse_pointwise
 
 ACTS = {
     "relu": "NW_RELU", "relu6": "NW_CLAMP", "hardtanh": "NW_CLAMP", "gelu": "NW_GELU", "silu": "NW_SILU",
@@ -59,20 +60,25 @@ def framed(work: Lowering, x: Value, pads: list[int]) -> tuple[Value, int, int]:
 def convolve(
     work: Lowering, node: Node, x: Value, weight: NDArray[np.float32], shape: layout.Shape, residual: Value | None
 ) -> Value:
-    """The convolution of `node`, of x, plus `residual` (both channels last); `shape` of the result."""
+    """The convolution of `node`, of x, plus `residual`; `shape` of the result; all in any order."""
     a = node.attrs
     groups, (sh, sw), (dh, dw) = a.get("groups", 1), a.get("stride", (1, 1)), a.get("dilation", (1, 1))
     o, i, kh, kw = weight.shape
     if x.shape[0] != 1:
-        return _convolve_batch(work, node, x, weight, shape)
+        return _convolve_batch(work, node, work.channels_last(x), weight, shape)
+    relu = node.name in work.fusions and work.fusions[node.name].relu
+    bias = work.floats("bias", np.zeros(o, np.float32))
+    if (kh, kw, sh, sw, groups) == (1, 1, 1, 1, 1) and not any(a.get("pads", ())):
+        found = sparse_pointwise(work, x, weight[:, :, 0, 0], bias, shape, residual, relu)
+        if found is not None:
+            return found
+    x, residual = work.channels_last(x), residual and work.channels_last(residual)
     x, _, width = framed(work, x, a.get("pads", [0] * 4))
     (_, c, h, w), (_, _, oh, ow) = x.shape, shape
-    bias = work.floats("bias", np.zeros(o, np.float32))
     if (kh, kw, sh, sw) == (1, 1, 1, 1) and not any(a.get("pads", ())):
         oh, ow, width = 1, oh * ow, h * w
-    fusion = work.fusions.get(node.name)
     y = work.new(x, shape=shape, order=layout.channels_last(4))
-    end = (int(residual is not None), int(fusion is not None and fusion.relu))
+    end = (int(residual is not None), int(relu))
     vectors: list[Pointer]
     if groups == c == o and i == 1 and c > 1:
         wide, narrow = tile(oh, ow, 1, 14, 1)[:2], tile(oh, ow, 1, 10, 1)[:2]
@@ -99,7 +105,7 @@ def _convolve_batch(work: Lowering, node: Node, x: Value, weight: NDArray[np.flo
     window = a.get("dilation", (1, 1))[0] * (weight.shape[2] - 1) + 1
     rows = (batch * h - window) // stride + 1
     plain = replace(node, attrs={**a, "pads": [0] * 4})
-    y = convolve(work, plain, tall, weight, (1, o, rows, ow), None)
+    y = work.channels_last(convolve(work, plain, tall, weight, (1, o, rows, ow), None))
     order = layout.channels_last(4)
     return work.copied(y, [(batch, h // stride * ow * o), (oh * ow * o, 1)], (batch, o, oh, ow), order)
 
@@ -123,8 +129,7 @@ def conv_transpose2d(work: Lowering, node: Node) -> Value:
 
 
 def conv2d(work: Lowering, node: Node) -> Value:
-    x, added = work.channels_last(work.values[node.inputs[0]]), _residual(work, node)
-    return convolve(work, node, x, work.floats("weight"), node.spec.shape, added and work.channels_last(added))
+    return convolve(work, node, work.values[node.inputs[0]], work.floats("weight"), node.spec.shape, _residual(work, node))
 
 
 def _residual(work: Lowering, node: Node) -> Value | None:
@@ -143,7 +148,7 @@ def matrix(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32]) ->
     shape, order = (1, weight.shape[0], *image[2:]), layout.channels_last(4)
     if (added := _residual(work, node)) is not None:
         added = replace(work.ordered(added, x.order), shape=shape, order=order)
-    y = convolve(work, node, replace(x, shape=image, order=order), weight[:, :, None, None], shape, added)
+    y = work.channels_last(convolve(work, node, replace(x, shape=image, order=order), weight[:, :, None, None], shape, added))
     return replace(y, shape=(*x.shape[:-1], weight.shape[0]), order=x.order)
 
 

@@ -354,7 +354,7 @@ def matmul(work: Lowering, node: Node) -> Value:
 
 def quantize(work: Lowering, node: Node) -> Value:
     x, a = work.values[node.inputs[0]], node.attrs
-    y = work.new(x, type=code_type(a["lo"], a["hi"]))
+    y = work.new(x, type=code_type(a["lo"], a["hi"]), spikes=a["lo"] >= -1 and a["hi"] <= 1)
     inverse = float(np.float32(1.0 / a["scale"]))
     work.step("nw_quantize", [x.at, y.at], C_TYPES[y.type], x.total, inverse, float(a["lo"]), float(a["hi"]), writes=buffer(y))
     return y

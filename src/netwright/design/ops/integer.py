@@ -25,7 +25,7 @@ def rescale(v: Tensor, mult: Tensor | int, shift: Tensor | int) -> Tensor:
 
 
 def _channels(p: Tensor, rank: int) -> Tensor:
-    """A per-channel vector shaped to broadcast along the channels: axis 1 of images (rank 4), the last axis of everything else."""
+    """A per-channel vector shaped to broadcast along the channels: axis 1 of images (rank 4), else the last axis."""
     return p.to(torch.int64).reshape(-1, *[1] * (2 if rank == 4 else 0))
 
 
@@ -69,7 +69,7 @@ def _(x, scale, lo, hi):
 
 @torch.library.custom_op("netwright::dequantize", mutates_args=())
 def dequantize(x: Tensor, scale: Tensor) -> Tensor:
-    """``float32(x) * scale[c]`` along the channels, axis 1 of images, else the last (`scale` has one element, or one a channel)."""
+    """``float32(x) * scale[c]`` along the channels, axis 1 of images, else the last (`scale`: one element, or one a channel)."""
     return x.to(torch.float32) * scale.reshape(-1, *[1] * (2 if x.dim() == 4 else 0))
 
 

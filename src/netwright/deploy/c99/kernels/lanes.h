@@ -57,6 +57,12 @@ NW_INLINE nw_vf nw_relu(nw_vf a) {
 }
 #endif
 
+NW_INLINE nw_vf nw_one(void) {
+  float v[NW_VL];
+  for (int i = 0; i < NW_VL; i++) v[i] = 1.0f;
+  return nw_load(v);
+}
+
 /* Store the first n (a literal, 1..NW_VL) lanes. */
 NW_INLINE void nw_store_part(float *p, nw_vf v, int n) {
 #if defined(NW_AVX512)
