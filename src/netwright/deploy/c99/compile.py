@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shlex
 import shutil
 import struct
@@ -37,7 +38,9 @@ ISAS = {
         "-mavx512vpopcntdq",
     ),
     "neon": ("-march=armv8-a",),
+    "dispatch": (),
 }
+PARTS = ("avx2", "avx512")  # what "dispatch" puts into one library, beside plain C
 ADVICE = "Set CC, install a C compiler (gcc or clang), or run: pip install 'netwright[zig]'"
 
 
@@ -78,7 +81,8 @@ def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None 
     Args:
         source: a .c file with its header beside it, a folder that holds one such file, or what `emit` returned.
         out: the library to write; it appears whole or not at all. Options in $CFLAGS come after ours.
-        isa: instruction set of the kernels: native (the default), portable, avx2, avx512, neon; else $NETWRIGHT_ISA.
+        isa: instruction set of the kernels: native (the default), portable, avx2, avx512, neon, or dispatch (x86: several
+            in one library, which chooses when it runs); else $NETWRIGHT_ISA.
 
     Raises:
         CompilerError: no compiler, or it refused; with its output.
@@ -90,6 +94,10 @@ def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None 
         made = Path(folder) / "library.so"
         command = [*find_compiler(), *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), str(path), "-o", str(made), "-lm"]
         isa = chosen_isa(isa)
+        if isa == "dispatch":
+            _dispatch(path, made)
+            os.replace(made, out)
+            return out
         try:
             _run([*command, *ISAS[isa]])
         except CompilerError:
@@ -98,6 +106,20 @@ def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None 
             _run(command)  # a compiler that does not know this processor; a real error shows again
         os.replace(made, out)
     return out
+
+
+def _dispatch(source: Path, library: Path) -> None:
+    """One library with the kernels of `PARTS` and plain C; the weights are in it once."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise CompilerError(f"Kernels are chosen at run time on x86-64 only, and this is {platform.machine()}. Compile with isa='native'.")
+    compiler = find_compiler()
+    flags = [f for f in (*FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))) if f != "-shared"]
+    objects = []
+    for part in (*PARTS, "base"):
+        objects.append(str(library.with_name(f"{part}.o")))
+        how = ("-DNW_DISPATCH", "-DNETWRIGHT_PORTABLE") if part == "base" else (f"-DNW_PART=_{part}", *ISAS[part])
+        _run([*compiler, *flags, *how, "-c", str(source), "-o", objects[-1]])
+    _run([*compiler, "-shared", *objects, "-o", str(library), "-lm"])
 
 
 def _c_file(path: Path) -> Path:

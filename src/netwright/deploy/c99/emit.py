@@ -90,7 +90,7 @@ def emit(graph: Graph, name: str = "model") -> Emitted:
     signature = Signature.of(name, shapes_in, shapes_out)
     functions, calls = _calls(steps, at)
     kernels = _kernels({s.kernel for s in steps})
-    arrays = "\n".join(_array(c) for c in consts.values())
+    arrays = "\n".join(_array(c, name) for c in consts.values())
     body = signature.body(calls)
     narrow = "#define NW_MULT16\n" if work.mult16 else ""
     source = "\n".join([f'#include "{name}.h"\n{narrow}', kernels, arrays, "\n".join(functions), body])
@@ -183,9 +183,12 @@ def _kernels(names: set[str]) -> str:
     return "\n".join(done.values())
 
 
-def _array(const: Const) -> str:
+def _array(const: Const, name: str) -> str:
+    """One copy in a library of several instruction sets: NW_PART objects only declare it."""
     data = const.data.reshape(-1)
-    return f"static const {C_TYPE[data.dtype.name]} {const.name}[{data.size}] NW_ALIGNED = {{\n{_numbers(data)}\n}};"
+    declared = f"NW_SHARED const {C_TYPE[data.dtype.name]} {const.name}[{data.size}] NW_ALIGNED"
+    renamed = f"#define {const.name} {name}_{const.name}"
+    return f"{renamed}\n{declared}\n#if !defined(NW_PART)\n= {{\n{_numbers(data)}\n}}\n#endif\n;"
 
 
 def _numbers(data: NDArray[np.generic]) -> str:

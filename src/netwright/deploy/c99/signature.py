@@ -82,14 +82,47 @@ int {name}_run_batch({parameters}, int n);
 """
 
 _BODY = """
-static unsigned char {name}_arena[{NAME}_ARENA_BYTES] NW_ALIGNED;
-
-int {name}_run_arena({parameters}, void *arena) {{
+#if defined(NW_PART)
+#define NW_RUN NW_JOIN({name}_run_arena, NW_PART)
+__attribute__((visibility("hidden"))) int NW_RUN({parameters}, void *arena);
+#elif defined(NW_DISPATCH)
+#define NW_RUN {name}_run_arena_base
+static
+#else
+#define NW_RUN {name}_run_arena
+#endif
+int NW_RUN({parameters}, void *arena) {{
   unsigned char *a = (unsigned char *)arena;
 {unused}
 {calls}
   return 0;
 }}
+
+#if defined(NW_DISPATCH)
+#include <stdlib.h>
+typedef int nw_run({parameters}, void *arena);
+extern nw_run {name}_run_arena_avx2, {name}_run_arena_avx512;
+
+/* The best that this processor has, or what NETWRIGHT_ISA names if it has that. */
+static nw_run *nw_chosen(void) {{
+  const char *wanted = getenv("NETWRIGHT_ISA");
+  const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vpopcntdq");
+  if (wanted && !strcmp(wanted, "portable")) return {name}_run_arena_base;
+  if (avx512 && !(wanted && !strcmp(wanted, "avx2"))) return {name}_run_arena_avx512;
+  return avx2 ? {name}_run_arena_avx2 : {name}_run_arena_base;
+}}
+
+int {name}_run_arena({parameters}, void *arena) {{
+  static nw_run *run = 0;
+  if (!run) run = nw_chosen();
+  return run({arguments}, arena);
+}}
+#endif
+
+#if !defined(NW_PART)
+static unsigned char {name}_arena[{NAME}_ARENA_BYTES] NW_ALIGNED;
 
 int {name}_run({parameters}) {{ return {name}_run_arena({arguments}, {name}_arena); }}
 
@@ -98,4 +131,5 @@ int {name}_run_batch({parameters}, int n) {{
     {name}_run({steps});
   return 0;
 }}
+#endif
 """

@@ -19,6 +19,18 @@
 #define NW_ALIGNED
 #endif
 
+/* One library for several instruction sets: this file is compiled once for each, with NW_PART naming it, and once more with
+ * NW_DISPATCH, which holds the weights and chooses when it runs. */
+#if defined(NW_PART)
+#define NW_SHARED extern __attribute__((visibility("hidden")))
+#elif defined(NW_DISPATCH)
+#define NW_SHARED __attribute__((visibility("hidden")))
+#else
+#define NW_SHARED static
+#endif
+#define NW_JOIN_(a, b) a##b
+#define NW_JOIN(a, b) NW_JOIN_(a, b)
+
 #if !defined(NETWRIGHT_PORTABLE) && defined(__GNUC__) && (defined(__AVX2__) || defined(__ARM_NEON))
 #define NW_VECTOR 1
 #endif
