@@ -48,5 +48,5 @@ def test_every_choice_gives_the_same(tmp_path: Path, isa: str) -> None:
 def test_an_unknown_instruction_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, _ = network()
     monkeypatch.setenv("NETWRIGHT_ISA", "mmx")
-    with pytest.raises(CompilerError, match="mmx.*portable, avx2"):
+    with pytest.raises(CompilerError, match=r"mmx.*portable, avx2"):
         build(graph, tmp_path)

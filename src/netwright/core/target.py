@@ -14,12 +14,14 @@ from netwright.core.errors import NetwrightError, UnknownName
 
 @dataclass(frozen=True)
 class Target:
-    """A device: energy per event in pJ, memory sizes in bytes, and where each figure comes from."""
+    """A device: energy per event in pJ, memory sizes in bytes (flash, ram), how programs for it are built and run elsewhere
+    (`build`: compiler, flags, machine, packages), and where each figure comes from."""
 
     name: str
     description: str
     energy_pj: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    build: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -111,7 +111,7 @@ def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None 
 def _dispatch(source: Path, library: Path) -> None:
     """One library with the kernels of `PARTS` and plain C; the weights are in it once."""
     if platform.machine() not in ("x86_64", "AMD64"):
-        raise CompilerError(f"Kernels are chosen at run time on x86-64 only, and this is {platform.machine()}. Compile with isa='native'.")
+        raise CompilerError(f"Kernels are chosen at run time on x86-64 only; this is {platform.machine()}. Use isa='native'.")
     compiler = find_compiler()
     flags = [f for f in (*FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))) if f != "-shared"]
     objects = []

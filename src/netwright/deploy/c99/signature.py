@@ -107,8 +107,9 @@ extern nw_run {name}_run_arena_avx2, {name}_run_arena_avx512;
 static nw_run *nw_chosen(void) {{
   const char *wanted = getenv("NETWRIGHT_ISA");
   const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-  const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vpopcntdq");
+  const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                     __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vpopcntdq");
   if (wanted && !strcmp(wanted, "portable")) return {name}_run_arena_base;
   if (avx512 && !(wanted && !strcmp(wanted, "avx2"))) return {name}_run_arena_avx512;
   return avx2 ? {name}_run_arena_avx2 : {name}_run_arena_base;

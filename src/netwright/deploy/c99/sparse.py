@@ -30,9 +30,9 @@ def sparse_pointwise(
     end = (int(residual is not None), int(relu))
     wide = np.zeros((-(-o // pack.BLOCK), pack.BLOCK, i), np.float32)
     wide.reshape(-1, i)[:o] = weight
-    some = wide.any(1)
+    some = np.asarray(wide != 0).any(1)
     if some.mean() <= BLOCKS:
-        start, (block, index) = np.append(0, some.sum(1).cumsum()), some.nonzero()
+        start, (block, index) = np.append(0, some.sum(1).cumsum()), np.nonzero(some)
         x = work.channels_last(x)
         y = work.new(x, shape=shape, order=layout.channels_last(4))
         stored: list[Pointer] = [work.const(wide[block, :, index], "w"), *_places(work, index, start)]
@@ -41,7 +41,7 @@ def sparse_pointwise(
         work.step("nw_blocks_f32", pointers, positions, i, o, min(positions, 8), *end, writes=buffer(y))
         return y
     if np.count_nonzero(weight) <= SINGLE * weight.size and positions >= POSITIONS:
-        start, (_, index) = np.append(0, (weight != 0).sum(1).cumsum()), weight.nonzero()
+        start, (_, index) = np.append(0, (weight != 0).sum(1).cumsum()), np.nonzero(weight)
         natural = layout.natural(4)
         x = work.ordered(x, natural)
         y = work.new(x, shape=shape, order=natural)
