@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from netwright.cli.console import write, write_json
+
+if TYPE_CHECKING:
+    from netwright.core.graph import Graph
 
 
 def deploy(
@@ -14,6 +19,8 @@ def deploy(
     out: Path = Path("bundle"),
     weights: Path | None = None,
     onnx: bool = True,
+    plan: bool = False,
+    target: str | None = None,
     json: bool = False,
 ) -> None:
     """Compile a network to one C file; the bundle holds model.c, model.h, its graph and weights, and model.onnx.
@@ -25,6 +32,8 @@ def deploy(
     out: folder of the bundle.
     weights: a safetensors file with the model's state (otherwise as the model builds itself).
     onnx: also write model.onnx.
+    plan: only say how much flash and RAM it will take, and which step needs most; nothing is compiled or written.
+    target: also build it for another processor (cortex-m4, cortex-m7, aarch64) and run it there in QEMU.
     json: print JSON.
     """
     from netwright.cli.model import load_graph, load_module, shape
@@ -49,6 +58,8 @@ def deploy(
         except (RuntimeError, OSError) as error:
             raise NetwrightError(f"{weights} does not fit {model}: {str(error).splitlines()[0]}") from error
         graph = trace(merge(module), torch.zeros(sizes))
+    if plan:
+        return _plan(graph, target, json)
     exported, note = None, ""
     if onnx:
         try:
@@ -56,8 +67,58 @@ def deploy(
         except Unsupported as error:
             note = f"no model.onnx: {error}"
     bundle = write_bundle(graph, out, form="float", info={"model": model}, onnx=exported)
-    facts = {"bundle": str(bundle.path), "sizes": bundle.sizes, "macs": graph.macs, "note": note}
+    facts: dict[str, Any] = {"bundle": str(bundle.path), "sizes": bundle.sizes, "macs": graph.macs, "note": note}
+    if target is not None:
+        facts["target"] = _on(graph, target, out)
     if json:
         return write_json(facts)
+    if target is not None:
+        note = "\n".join([*([note] if note else []), *(f"  {k.replace('_', ' '):<28} {v}" for k, v in facts["target"].items())])
     lines = [f"  {key.replace('_', ' '):<14} {value:>12,}" for key, value in bundle.sizes.items()]
     return write("\n".join([f"Bundle: {bundle.path}", *lines, *([note] if note else [])]))
+
+
+def _plan(graph: Graph, target: str | None, json: bool) -> None:
+    """Flash and RAM before anything is compiled."""
+    from netwright.core.target import Target
+    from netwright.deploy.c99 import emit
+    from netwright.deploy.cross import STACK_BYTES, check_budget
+
+    emitted = emit(graph)
+    floats = sum(4 * math.prod(s) for s in (*emitted.input_shapes, *emitted.output_shapes))
+    facts = {"flash_weight_bytes": emitted.weight_bytes, "ram_arena_bytes": emitted.arena_bytes, "ram_in_and_out_bytes": floats,
+             "ram_stack_bytes": STACK_BYTES, "how": "counted; the code comes on top of the flash, some 10 to 60 KB"}  # fmt: skip
+    steps = [{"step": i, "kernel": kernel, "live_bytes": live} for i, (kernel, live) in enumerate(emitted.live)]
+    if target is not None:
+        check_budget(emitted, Target.load(target))
+    if json:
+        return write_json({**facts, "steps": steps})
+    from rich.table import Table
+
+    table, peak = Table("step", "kernel", "bytes in use", ""), max((live for _, live in emitted.live), default=1)
+    for i, (kernel, live) in enumerate(emitted.live):
+        table.add_row(str(i), kernel, f"{live:,}", "#" * max(1, 30 * live // max(peak, 1)) + (" peak" if live == peak else ""))
+    write(table)
+    return write(
+        "\n".join(
+            f"{key.replace('_', ' '):<22} {value:,}" if isinstance(value, int) else f"{key}: {value}"
+            for key, value in facts.items()
+        )
+    )
+
+
+def _on(graph: Graph, target: str, out: Path) -> dict[str, Any]:
+    """The network on another processor, in QEMU: its size, its instructions, and how its outputs compare with this machine's."""
+    import numpy as np
+
+    from netwright.deploy.c99 import build, emit
+    from netwright.deploy.cross import cross_build
+
+    emitted = emit(graph)
+    x = np.random.default_rng(0).standard_normal((3, *emitted.input_shape[1:]), dtype=np.float32)
+    made = cross_build(emitted, target, out / target)
+    got, instructions = made.run(x)
+    here = build(graph, out / "build" / "portable", isa="portable").run(x)
+    return {"target": target, "flash_bytes": made.flash_bytes, "ram_bytes": made.ram_bytes,
+            "instructions": int(np.median(instructions)), "instructions_how": "counted by QEMU, not cycles of silicon",
+            "max_abs_diff_from_here": float(np.abs(got - here).max())}  # fmt: skip

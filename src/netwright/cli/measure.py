@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from netwright.cli.console import progress, write, write_json
 
 
 def measure(bundles: list[Path], *, rounds: int = 50, seed: int = 0, json: bool = False) -> None:
-    """Time bundles and their ONNX files side by side, interleaved in one process, one thread, one input.
+    """Time bundles side by side: the C file, ONNX Runtime where there is an ONNX file, OpenVINO where it is installed.
+
+    Interleaved in one process, one thread, one input; says which is fastest, and how far each output is from the C file's.
 
     Parameters
     ----------
@@ -21,28 +26,43 @@ def measure(bundles: list[Path], *, rounds: int = 50, seed: int = 0, json: bool 
     """
     import numpy as np
 
+    from netwright.core.errors import NetwrightError
     from netwright.deploy.bundle import Bundle
     from netwright.deploy.onnx import OrtModel
     from netwright.measure.latency import time_side_by_side
     from netwright.measure.machine import machine
 
-    runs = {}
+    runs: dict[str, Callable[[], Any]] = {}
+    apart: dict[str, float] = {}
+    notes: list[str] = []
     for path in bundles:
         bundle = Bundle.load(path)
         x = np.random.default_rng(seed).standard_normal((1, *bundle.input_shape[1:]), dtype=np.float32)
-        runs[str(path)] = partial(bundle.model.run_one, x)
+        engines: dict[str, Callable[[], Any]] = {str(path): partial(bundle.model.run_one, x)}
         if bundle.onnx is not None:
             ort = OrtModel(bundle.onnx, threads=1)
-            runs[f"{path} in ONNX Runtime"] = partial(ort.session.run, None, {ort.names[0]: x})
+            engines[f"{path} in ONNX Runtime"] = partial(ort.session.run, None, {ort.names[0]: x})
+        if importlib.util.find_spec("openvino") is not None:
+            from netwright.deploy.openvino import OpenVinoModel, to_openvino
+
+            try:
+                engines[f"{path} in OpenVINO"] = partial(OpenVinoModel(to_openvino(bundle.graph), threads=1).run, x)
+            except NetwrightError as error:
+                notes.append(f"{path} is not timed in OpenVINO: {error}")
+        outputs = {name: np.array(run()).reshape(-1) for name, run in engines.items()}
+        apart |= {name: float(np.abs(y - outputs[str(path)]).max()) for name, y in outputs.items()}
+        runs |= engines
     with progress(quiet=json) as bars:
         timed = time_side_by_side(runs, rounds=rounds, seed=seed, progress=bars)
+    fastest = min(timed, key=lambda name: timed[name].value)
     if json:
-        return write_json({"machine": machine(), "latency": {name: asdict(q) for name, q in timed.items()}})
+        latency = {name: asdict(q) for name, q in timed.items()}
+        return write_json({"machine": machine(), "latency": latency, "max_abs_diff": apart, "fastest": fastest, "notes": notes})
     from rich.table import Table
 
-    table = Table("what", "median us", "p10", "p90")
+    table = Table("what", "median us", "p10", "p90", "largest difference from the C file")
     for name, q in sorted(timed.items(), key=lambda item: item[1].value):
         low, high = q.spread or (q.value, q.value)
-        table.add_row(name, f"{q.value:.2f}", f"{low:.2f}", f"{high:.2f}")
+        table.add_row(name, f"{q.value:.2f}", f"{low:.2f}", f"{high:.2f}", f"{apart[name]:.2g}")
     write(table)
-    return write(f"Fastest here: {min(timed, key=lambda name: timed[name].value)}")
+    return write("\n".join([*notes, f"Fastest here: {fastest}"]))

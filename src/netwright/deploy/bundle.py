@@ -4,6 +4,7 @@ manifest.json        what it is, sizes, SHA-256 of every file, versions, free fa
 graph.json           the network, one node an operation
 weights.safetensors  its parameters
 model.c, model.h     the network as C99, weights packed at their width
+test_model.c         a self-test with stored vectors; CMakeLists.txt builds and runs it, README.md says how to use the C file
 model.onnx           where the form has one
 build/               what was compiled on this machine; not part of the bundle
 """
@@ -31,6 +32,7 @@ from netwright.core.files import write_bytes, write_json
 from netwright.core.graph import Graph
 from netwright.deploy.c99 import chosen_isa, compile_c, emit, sizes
 from netwright.deploy.loader import CompiledModel
+from netwright.deploy.package import Vectors, package
 
 FORMAT, VERSION = "netwright-bundle", 1
 FORMS = ("float", "int8", "ternary", "binary", "spiking")
@@ -200,6 +202,7 @@ def write_bundle(
         "weights.safetensors": save_weights({k: np.ascontiguousarray(v) for k, v in graph.values.items()}),
         "model.c": emitted.c.encode(),
         "model.h": emitted.h.encode(),
+        **{file: text.encode() for file, text in package(emitted, *_vectors(graph)).items()},
         **({} if onnx is None else {"model.onnx": onnx}),
     }
     (out / "manifest.json").unlink(missing_ok=True)
@@ -224,6 +227,23 @@ def write_bundle(
     manifest["sizes"]["code_bytes"] = sizes(Bundle(out, manifest).model.library).code_bytes
     write_json(out / "manifest.json", manifest)
     return Bundle.load(out)
+
+
+def _vectors(graph: Graph, count: int = 2) -> tuple[Vectors, float]:
+    """What the reference operators give for a few inputs, and how near the C file must come: exactly where it is all integers."""
+    import torch
+
+    from netwright.design.execute import GraphModule
+
+    module, rng = GraphModule(graph).eval(), np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        xs = [rng.standard_normal(graph[i].spec.shape, dtype=np.float32) for i in graph.inputs]
+        with torch.no_grad():
+            ys = module(*(torch.from_numpy(x) for x in xs))
+        found.append((xs, [y.numpy() for y in (ys if isinstance(ys, tuple) else (ys,))]))
+    whole = all(n.spec.kind != "float" or n.op in ("input", "dequantize", "reshape") for n in graph)
+    return found, 0.0 if whole else 1e-4
 
 
 def _plain(value: Any) -> Any:

@@ -9,14 +9,14 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from netwright.core.errors import BundleError
 from netwright.core.files import write_text
 from netwright.core.graph import Graph
 from netwright.deploy.c99 import floats, integers, products, recurrent, shapes
 from netwright.deploy.c99.lower import Buffer, Const, Literal, Pointer, Rule, Step, lower
-from netwright.deploy.c99.plan import ALIGNMENT, Interval, place
+from netwright.deploy.c99.numbers import numbers
+from netwright.deploy.c99.plan import ALIGNMENT, Interval, aligned, place
 from netwright.deploy.c99.signature import Signature
 
 RULES: dict[str, Rule] = {**shapes.RULES, **floats.RULES, **products.RULES, **recurrent.RULES, **integers.RULES}
@@ -39,6 +39,7 @@ class Emitted:
     arena_bytes: int
     input_shapes: tuple[tuple[int, ...], ...]
     output_shapes: tuple[tuple[int, ...], ...]
+    live: tuple[tuple[str, int], ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -49,6 +50,11 @@ class Emitted:
     def output_shape(self) -> tuple[int, ...]:
         """Of the first output."""
         return self.output_shapes[0]
+
+    @property
+    def signature(self) -> Signature:
+        """Arguments of the C functions."""
+        return Signature.of(self.name, self.input_shapes, self.output_shapes)
 
     @property
     def several(self) -> bool:
@@ -95,7 +101,9 @@ def emit(graph: Graph, name: str = "model") -> Emitted:
     narrow = "#define NW_MULT16\n" if work.mult16 else ""
     source = "\n".join([f'#include "{name}.h"\n{narrow}', kernels, arrays, "\n".join(functions), body])
     weights = sum(c.data.nbytes for c in consts.values())
-    return Emitted(name, source, signature.header(arena), weights, arena, shapes_in, shapes_out)
+    intervals = [interval for _, interval in buffers]
+    live = tuple((s.kernel, sum(aligned(b.size) for b in intervals if b.first <= i <= b.last)) for i, s in enumerate(steps))
+    return Emitted(name, source, signature.header(arena), weights, arena, shapes_in, shapes_out, live)
 
 
 def _live(steps: Sequence[Step]) -> list[Step]:
@@ -188,21 +196,4 @@ def _array(const: Const, name: str) -> str:
     data = const.data.reshape(-1)
     declared = f"NW_SHARED const {C_TYPE[data.dtype.name]} {const.name}[{data.size}] NW_ALIGNED"
     renamed = f"#define {const.name} {name}_{const.name}"
-    return f"{renamed}\n{declared}\n#if !defined(NW_PART)\n= {{\n{_numbers(data)}\n}}\n#endif\n;"
-
-
-def _numbers(data: NDArray[np.generic]) -> str:
-    if data.dtype == np.float32:
-        texts = [
-            "-INFINITY" if v == -np.inf else "INFINITY" if v == np.inf else "NAN" if v != v else _float(v) for v in data.tolist()
-        ]
-    elif data.dtype == np.uint32:
-        texts = [f"{v:#x}u" for v in data.tolist()]
-    else:
-        texts = [str(v) if v != -(2**31) else "(-2147483647 - 1)" for v in data.tolist()]
-    return ",\n".join(",".join(texts[i : i + 16]) for i in range(0, len(texts), 16))
-
-
-def _float(v: float) -> str:
-    text = f"{v:.9g}"
-    return f"{text}f" if "." in text or "e" in text else f"{text}.f"
+    return f"{renamed}\n{declared}\n#if !defined(NW_PART)\n= {{\n{numbers(data)}\n}}\n#endif\n;"
