@@ -3,7 +3,23 @@
 
 /* clamp(rint(x * inverse), lo, hi), ties to even; NaN becomes 0. */
 NW_INLINE void nw_quantize(const float *NW_RESTRICT x, void *NW_RESTRICT y, int type, long n, float inverse, float lo, float hi) {
-  for (long i = 0; i < n; i++) {
+  long i = 0;
+#if defined(NW_AVX2)
+  for (; i + 16 <= n && nw_size(type) == 1; i += 16) {
+    __m128i codes[4];
+    for (int h = 0; h < 2; h++) {
+      __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * h), _mm256_set1_ps(inverse));
+      v = _mm256_and_ps(v, _mm256_cmp_ps(v, v, _CMP_ORD_Q));
+      v = _mm256_min_ps(_mm256_max_ps(v, _mm256_set1_ps(lo)), _mm256_set1_ps(hi));
+      const __m256i whole = _mm256_cvtps_epi32(v);
+      codes[2 * h] = _mm256_castsi256_si128(whole);
+      codes[2 * h + 1] = _mm256_extracti128_si256(whole, 1);
+    }
+    const __m128i a = _mm_packs_epi32(codes[0], codes[1]), b = _mm_packs_epi32(codes[2], codes[3]);
+    _mm_storeu_si128((__m128i *)((uint8_t *)y + i), type == NW_U8 ? _mm_packus_epi16(a, b) : _mm_packs_epi16(a, b));
+  }
+#endif
+  for (; i < n; i++) {
     float v = x[i] * inverse;
     v = v < lo ? lo : v;
     v = v > hi ? hi : v;
