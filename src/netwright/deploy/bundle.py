@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,6 +81,11 @@ class Bundle:
         keys = {"name", "form", "input_shape", "output_shape", "time_steps", "sizes", "files"}
         if missing := keys - set(self.manifest):
             raise BundleError(f"The manifest of {self.path} is damaged: it lacks {', '.join(sorted(missing))}.")
+        for key, kind in (("name", str), ("form", str), ("time_steps", int), ("sizes", dict), ("files", dict), ("info", dict)):
+            if not isinstance(self.manifest.get(key, {}), kind) or isinstance(self.manifest.get(key), bool):
+                raise BundleError(f"The manifest of {self.path} is damaged: {key} is {self.manifest[key]!r:.60}.")
+        if self.form not in FORMS:
+            raise BundleError(f"The manifest of {self.path} has the form {self.form!r}; the forms are {', '.join(FORMS)}.")
         files = self.manifest["files"]
         lost = set(REQUIRED) - set(files if isinstance(files, dict) else ())
         if lost:
@@ -92,6 +99,24 @@ class Bundle:
             if _sha256(file.read_bytes()) != expected:
                 raise BundleError(
                     f"The bundle {self.path} is damaged: {name} does not match its checksum. Deploy the network again."
+                )
+
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        """The shapes of the manifest must be those of the C file: memory is handed to it by them."""
+        header = (self.path / "model.h").read_text(encoding="utf-8", errors="replace")
+        for key, stem in (("input_shape", "INPUT"), ("output_shape", "OUTPUT")):
+            shapes = self.manifest.get(f"{key}s", [self.manifest[key]])
+            try:
+                known = [all(type(n) is int and n > 0 for n in shape) and math.prod(shape) for shape in shapes]
+            except TypeError:
+                known = []
+            declared = [int(n) for n in re.findall(rf"#define MODEL_{stem}\d*_ELEMENTS (\d+)", header)]
+            if known != declared or list(self.manifest[key]) != list(shapes[0]):
+                raise BundleError(
+                    f"The manifest of {self.path} is damaged: {key} is {self.manifest[key]!r:.60}, "
+                    f"and the C file has {declared} numbers. Deploy the network again."
                 )
 
     @property
