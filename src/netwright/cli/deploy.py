@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from netwright.cli.console import write, write_json
 
 if TYPE_CHECKING:
+    from netwright.core.decision import Tree
     from netwright.core.graph import Graph
 
 
@@ -36,14 +37,16 @@ def deploy(
     target: also build it for another processor (cortex-m4, cortex-m7, aarch64) and run it there in QEMU.
     json: print JSON.
     """
-    from netwright.cli.model import load_graph, load_module, shape
+    from netwright.cli.model import load_module, load_network, shape
+    from netwright.core.decision import exits
     from netwright.core.errors import NetwrightError, Unsupported
     from netwright.deploy.bundle import write_bundle
     from netwright.deploy.onnx import to_onnx
 
     sizes = shape(input) if input else None
+    tree = None
     if weights is None:
-        graph = load_graph(model, sizes)
+        graph, tree = load_network(model, sizes)
     else:
         import torch
         from safetensors.torch import load_file
@@ -59,17 +62,19 @@ def deploy(
             raise NetwrightError(f"{weights} does not fit {model}: {str(error).splitlines()[0]}") from error
         graph = trace(merge(module), torch.zeros(sizes))
     if plan:
-        return _plan(graph, target, json)
+        return _plan(graph, tree, target, json)
     exported, note = None, ""
-    if onnx:
+    if tree is not None:
+        note = f"a dynamic network with {len(list(exits(tree)))} exits; no model.onnx: it is for the C file to decide"
+    elif onnx:
         try:
             exported = to_onnx(graph)
         except Unsupported as error:
             note = f"no model.onnx: {error}"
-    bundle = write_bundle(graph, out, form="float", info={"model": model}, onnx=exported)
+    bundle = write_bundle(graph, out, form="float", info={"model": model}, onnx=exported, tree=tree)
     facts: dict[str, Any] = {"bundle": str(bundle.path), "sizes": bundle.sizes, "macs": graph.macs, "note": note}
     if target is not None:
-        facts["target"] = _on(graph, target, out)
+        facts["target"] = _on(graph, tree, target, out)
     if json:
         return write_json(facts)
     if target is not None:
@@ -78,13 +83,13 @@ def deploy(
     return write("\n".join([f"Bundle: {bundle.path}", *lines, *([note] if note else [])]))
 
 
-def _plan(graph: Graph, target: str | None, json: bool) -> None:
+def _plan(graph: Graph, tree: Tree | None, target: str | None, json: bool) -> None:
     """Flash and RAM before anything is compiled."""
     from netwright.core.target import Target
     from netwright.deploy.c99 import emit
     from netwright.deploy.cross import STACK_BYTES, check_budget
 
-    emitted = emit(graph)
+    emitted = emit(graph, tree=tree)
     floats = sum(4 * math.prod(s) for s in (*emitted.input_shapes, *emitted.output_shapes))
     facts = {"flash_weight_bytes": emitted.weight_bytes, "ram_arena_bytes": emitted.arena_bytes, "ram_in_and_out_bytes": floats,
              "ram_stack_bytes": STACK_BYTES, "how": "counted; the code comes on top of the flash, some 10 to 60 KB"}  # fmt: skip
@@ -107,18 +112,18 @@ def _plan(graph: Graph, target: str | None, json: bool) -> None:
     )
 
 
-def _on(graph: Graph, target: str, out: Path) -> dict[str, Any]:
+def _on(graph: Graph, tree: Tree | None, target: str, out: Path) -> dict[str, Any]:
     """The network on another processor, in QEMU: its size, its instructions, and how its outputs compare with this machine's."""
     import numpy as np
 
     from netwright.deploy.c99 import build, emit
     from netwright.deploy.cross import cross_build
 
-    emitted = emit(graph)
+    emitted = emit(graph, tree=tree)
     x = np.random.default_rng(0).standard_normal((3, *emitted.input_shape[1:]), dtype=np.float32)
     made = cross_build(emitted, target, out / target)
     got, instructions = made.run(x)
-    here = build(graph, out / "build" / "portable", isa="portable").run(x)
+    here = build(graph, out / "build" / "portable", isa="portable", tree=tree).run(x)
     return {"target": target, "flash_bytes": made.flash_bytes, "ram_bytes": made.ram_bytes,
             "instructions": int(np.median(instructions)), "instructions_how": "counted by QEMU, not cycles of silicon",
             "max_abs_diff_from_here": float(np.abs(got - here).max())}  # fmt: skip

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from netwright.core.decision import Tree
 from netwright.core.errors import NetwrightError, UnknownName
 from netwright.core.graph import Graph
 
@@ -59,6 +60,27 @@ def _from_file(path: Path, name: str) -> Any:
     if not isinstance(made, torch.nn.Module):
         raise NetwrightError(f"{path}:{name} gave {type(made).__name__}; it must return a torch.nn.Module.")
     return made
+
+
+def load_network(model: str, sizes: tuple[int, ...] | None) -> tuple[Graph, Tree | None]:
+    """As `load_graph`, also of a module whose control flow depends on its data: then with the tree of its decisions."""
+    from netwright.core.errors import TraceError
+
+    if Path(model).is_dir():
+        from netwright.deploy.bundle import Bundle
+
+        bundle = Bundle.load(model)
+        return bundle.graph, bundle.tree
+    try:
+        return load_graph(model, sizes), None
+    except TraceError:
+        if sizes is None or Path(model).suffix == ".pt2":
+            raise
+        import torch
+
+        from netwright.design.paths import trace_paths
+
+        return trace_paths(load_module(model), torch.zeros(sizes))
 
 
 def load_graph(model: str, sizes: tuple[int, ...] | None) -> Graph:

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_weights
 from safetensors.numpy import save as save_weights
 
+from netwright.core.decision import Exit, Tree, from_json, taken, to_json
 from netwright.core.errors import BundleError
 from netwright.core.files import write_bytes, write_json
 from netwright.core.graph import Graph
@@ -100,8 +101,8 @@ class Bundle:
                 raise BundleError(
                     f"The bundle {self.path} is damaged: {name} does not match its checksum. Deploy the network again."
                 )
-
         self._check_shapes()
+        _ = self.tree
 
     def _check_shapes(self) -> None:
         """The shapes of the manifest must be those of the C file: memory is handed to it by them."""
@@ -169,6 +170,18 @@ class Bundle:
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise BundleError(f"The graph of {self.path} cannot be read: {error}. Deploy the network again.") from error
 
+    @property
+    def tree(self) -> Tree | None:
+        """Of a dynamic network, the decisions between its exits; the outputs of `graph` are conditions and results.
+
+        Raises:
+            BundleError: the manifest holds something else.
+        """
+        try:
+            return from_json(self.manifest["decisions"]) if "decisions" in self.manifest else None
+        except ValueError as error:
+            raise BundleError(f"The manifest of {self.path} is damaged: {error}. Deploy the network again.") from error
+
     @cached_property
     def model(self) -> CompiledModel:
         """The compiled network; compiled at the first use on this machine, into build/.
@@ -192,6 +205,14 @@ class Bundle:
         """
         return self.model.run(*xs)
 
+    def run_exits(self, *xs: NDArray[np.float32]) -> tuple[Any, NDArray[np.int64]]:
+        """As `run`, with the number of the exit that each example took, [N].
+
+        Raises:
+            BundleError, CompilerError: as `run`.
+        """
+        return self.model.run_exits(*xs)
+
 
 def write_bundle(
     graph: Graph,
@@ -201,6 +222,7 @@ def write_bundle(
     info: Mapping[str, Any] | None = None,
     onnx: bytes | None = None,
     name: str = "model",
+    tree: Tree | None = None,
 ) -> Bundle:
     """Write a graph as a bundle; the manifest is written last, so that half a bundle is never taken for a whole one.
 
@@ -211,6 +233,7 @@ def write_bundle(
         info: facts to keep with it, as JSON can hold them.
         onnx: the same network as an ONNX file, where there is one.
         name: of the network.
+        tree: of a dynamic network, as `design.paths.trace_paths` gives it with the graph.
 
     Raises:
         Unsupported: an operation that the C99 back end cannot take.
@@ -221,13 +244,13 @@ def write_bundle(
         raise BundleError(f"A bundle cannot have the form {form!r}; the forms are {', '.join(FORMS)}.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    emitted = emit(graph)
+    emitted = emit(graph, tree=tree)
     contents = {
         "graph.json": (json.dumps(graph.to_json(), indent=1, default=_plain) + "\n").encode(),
         "weights.safetensors": save_weights({k: np.ascontiguousarray(v) for k, v in graph.values.items()}),
         "model.c": emitted.c.encode(),
         "model.h": emitted.h.encode(),
-        **{file: text.encode() for file, text in package(emitted, *_vectors(graph)).items()},
+        **{file: text.encode() for file, text in package(emitted, *_vectors(graph, tree)).items()},
         **({} if onnx is None else {"model.onnx": onnx}),
     }
     (out / "manifest.json").unlink(missing_ok=True)
@@ -243,6 +266,7 @@ def write_bundle(
         "input_shape": list(emitted.input_shape),
         "output_shape": list(emitted.output_shape),
         **({"input_shapes": emitted.input_shapes, "output_shapes": emitted.output_shapes} if emitted.several else {}),
+        **({} if tree is None else {"decisions": to_json(tree)}),
         "time_steps": max((int(n.attrs["steps"]) for n in graph if n.op == "integrate"), default=1),
         "sizes": {"weight_bytes": emitted.weight_bytes, "arena_bytes": emitted.arena_bytes, "code_bytes": 0},
         "files": {file: _sha256(data) for file, data in contents.items()},
@@ -254,21 +278,26 @@ def write_bundle(
     return Bundle.load(out)
 
 
-def _vectors(graph: Graph, count: int = 2) -> tuple[Vectors, float]:
-    """What the reference operators give for a few inputs, and how near the C file must come: exactly where it is all integers."""
+def _vectors(graph: Graph, tree: Tree | None, count: int = 2) -> tuple[Vectors, float, list[int]]:
+    """What the reference operators give for a few inputs, how near the C file must come (exactly where it is all integers),
+    and the exits taken."""
     import torch
 
     from netwright.design.execute import GraphModule
 
     module, rng = GraphModule(graph).eval(), np.random.default_rng(0)
-    found = []
+    tree = tree or Exit(tuple(range(len(graph.outputs))))
+    found, ends = [], []
     for _ in range(count):
         xs = [rng.standard_normal(graph[i].spec.shape, dtype=np.float32) for i in graph.inputs]
         with torch.no_grad():
-            ys = module(*(torch.from_numpy(x) for x in xs))
-        found.append((xs, [y.numpy() for y in (ys if isinstance(ys, tuple) else (ys,))]))
+            got = module(*(torch.from_numpy(x) for x in xs))
+        ys = [y.numpy() for y in (got if isinstance(got, tuple) else (got,))]
+        end, taken_exit = taken(tree, lambda i, ys=ys: bool(ys[i]))  # type: ignore[misc]
+        ends.append(end)
+        found.append((xs, [ys[i] for i in taken_exit.outputs]))
     whole = all(n.spec.kind != "float" or n.op in ("input", "dequantize", "reshape") for n in graph)
-    return found, 0.0 if whole else 1e-4
+    return found, 0.0 if whole else 1e-4, ends
 
 
 def _plain(value: Any) -> Any:

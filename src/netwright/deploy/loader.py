@@ -80,6 +80,22 @@ class CompiledModel:
         self._batch(*(ctypes.c_void_p(a.ctypes.data) for a in (*inputs, *outputs)), ctypes.c_int(batch))
         return outputs if len(outputs) > 1 else outputs[0]
 
+    def run_exits(self, *xs: Floats) -> tuple[Any, NDArray[np.int64]]:
+        """As `run`, with the number of the exit that each example took, [N]; 0 for all where the network has but one.
+
+        Raises:
+            BundleError: as `run`.
+        """
+        inputs = [self._checked(x, shape) for x, shape in zip(xs, self.in_shapes, strict=True)]
+        outputs, exits = [], []
+        for i in range(len(inputs[0]) // self.in_shapes[0][0]):
+            for own, x, shape in zip(self._inputs, inputs, self.in_shapes, strict=True):
+                own[...] = x[i * shape[0] : (i + 1) * shape[0]]
+            exits.append(self._run(*self._pointers))
+            outputs.append([y.copy() for y in self._outputs])
+        ys = tuple(np.concatenate(y) for y in zip(*outputs, strict=True))
+        return ys if len(ys) > 1 else ys[0], np.asarray(exits, np.int64)
+
     def run_one(self, *xs: Floats) -> Any:
         """One example [1, ...] -> [1, ...], with as little work in Python as can be; the result is overwritten by the next
         call. An input of another shape raises ValueError."""

@@ -12,12 +12,13 @@ from netwright.deploy.c99.numbers import numbers
 Vectors = Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]  # inputs and outputs of each run
 
 
-def package(emitted: Emitted, vectors: Vectors, tolerance: float) -> dict[str, str]:
+def package(emitted: Emitted, vectors: Vectors, tolerance: float, exits: Sequence[int] = ()) -> dict[str, str]:
     """Contents of test_model.c, CMakeLists.txt and README.md.
 
     Args:
         vectors: what the network gave for some inputs; stored in the self-test.
         tolerance: largest difference that passes, by the largest output; 0 where all arithmetic is integer.
+        exits: of a network with several, the one that each run takes.
     """
     name = emitted.name
     signature = emitted.signature
@@ -29,7 +30,7 @@ def package(emitted: Emitted, vectors: Vectors, tolerance: float) -> dict[str, s
             flat = np.ascontiguousarray(value, np.float32).reshape(-1)
             arrays.append(f"static const float {a}_{i}[{flat.size}] = {{\n{numbers(flat)}\n}};")
         buffers = [f"got_{o}" for o in signature.outputs]
-        runs.append(f"  if ({name}_run({', '.join([*given, *buffers])})) return 2;")
+        runs.append(f"  if ({name}_run({', '.join([*given, *buffers])}) != {exits[i] if exits else 0}) return 2;")
         runs += [f"  wrong += differs(got_{o}, {o}_{i}, sizeof {o}_{i} / sizeof(float));" for o in signature.outputs]
     got = "\n".join(f"static float got_{o}[{int(np.prod(shape))}];" for o, shape in signature.outputs.items())
     test = _TEST.format(name=name, arrays="\n".join(arrays), got=got, runs="\n".join(runs), tolerance=f"{tolerance!r}f")
@@ -117,7 +118,8 @@ int {name}_run_arena(..., void *arena);   /* the same in {NAME}_ARENA_BYTES byte
 int {name}_run_batch(..., int n);         /* n examples one after another */
 ```
 
-`{name}.h` declares them and has the sizes. All return 0.
+`{name}.h` declares them and has the sizes. `{name}_run` and `{name}_run_arena` return 0, or the number of
+the exit that was taken where the network has several.
 
 | option | meaning |
 |---|---|

@@ -314,12 +314,14 @@ def trace(module: nn.Module | torch.export.ExportedProgram, example: Tensor | tu
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(module, inputs, strict=False)
+        except TraceError:
+            raise
         except Exception as error:
             shapes = ", ".join("x".join(map(str, i.shape)) for i in inputs)
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise TraceError(
                 f"{type(module).__name__} could not be traced with input {shapes}: {reason.strip()} "
-                "Check the input shape; control flow that depends on the data cannot be one graph."
+                "Check the input shape; control flow that depends on the data needs `netwright.design.paths.trace_paths`."
             ) from error
         finally:
             module.train(training)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from netwright.core.decision import Tree
 from netwright.core.graph import Graph
 from netwright.deploy.c99.compile import ISAS as ISAS
 from netwright.deploy.c99.compile import Sizes as Sizes
@@ -16,14 +17,16 @@ from netwright.deploy.c99.emit import emit as emit
 from netwright.deploy.loader import CompiledModel
 
 
-def build(graph: Graph, directory: Path | str, *, name: str = "model", isa: str | None = None) -> CompiledModel:
+def build(
+    graph: Graph, directory: Path | str, *, name: str = "model", isa: str | None = None, tree: Tree | None = None
+) -> CompiledModel:
     """Emit, compile and load a network; `directory` keeps NAME.c, NAME.h and NAME.so.
 
     Raises:
         Unsupported: an operation without a C kernel.
         CompilerError: no compiler, or it refused.
     """
-    emitted = emit(graph, name)
+    emitted = emit(graph, name, tree)
     source = emitted.write(Path(directory))
     library = compile_c(source, Path(directory) / f"{name}.so", isa=isa)
     return CompiledModel(library, emitted.input_shapes, emitted.output_shapes, name=name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from netwright.core.decision import Exit, Tree, exits
 from netwright.core.errors import BundleError
 from netwright.core.files import write_text
 from netwright.core.graph import Graph
@@ -17,6 +18,7 @@ from netwright.deploy.c99 import floats, integers, products, recurrent, shapes
 from netwright.deploy.c99.lower import Buffer, Const, Literal, Pointer, Rule, Step, lower
 from netwright.deploy.c99.numbers import numbers
 from netwright.deploy.c99.plan import ALIGNMENT, Interval, aligned, place
+from netwright.deploy.c99.sections import BRANCH, Line, sections
 from netwright.deploy.c99.signature import Signature
 
 RULES: dict[str, Rule] = {**shapes.RULES, **floats.RULES, **products.RULES, **recurrent.RULES, **integers.RULES}
@@ -69,12 +71,14 @@ class Emitted:
         return folder / f"{self.name}.c"
 
 
-def emit(graph: Graph, name: str = "model") -> Emitted:
+def emit(graph: Graph, name: str = "model", tree: Tree | None = None) -> Emitted:
     """Compile a graph (float, integer, binary or spiking; batch 1, float inputs and outputs) to C99.
 
     Args:
         graph: carries its values; float batch norms and constant factors are folded into the layers before them.
         name: prefix of the C functions, a C identifier.
+        tree: of a dynamic network, which outputs are conditions and which are results (see `design.paths`); the function then
+            computes only what the path of its input needs, and returns the number of the exit that it took.
 
     Raises:
         Unsupported: an operation without a kernel, by name and module path.
@@ -84,18 +88,20 @@ def emit(graph: Graph, name: str = "model") -> Emitted:
     from netwright.design.fold import fold  # here: the room of designs loads torch, which running a bundle does not need
 
     graph = fold(graph)
-    work = lower(graph, RULES)
-    steps = _live(work.steps)
+    work = lower(graph, RULES, tree)
+    results = next(exits(tree)).outputs if tree else range(len(graph.outputs))
+    lines: Sequence[Line] = sections(work.steps, tree or Exit(tuple(results)), work.outputs)
+    steps = [line for line in lines if isinstance(line, Step)]
     buffers = _buffers(steps)
     offsets, arena = place([interval for _, interval in buffers])
     arena += SLACK
     at = {id(b): offset for (b, _), offset in zip(buffers, offsets, strict=True)}
     consts = {id(p): p for s in steps for p in s.pointers if isinstance(p, Const)}
     shapes_in = tuple(graph[i].spec.shape for i in graph.inputs)
-    shapes_out = tuple(work.values[o].shape for o in graph.outputs)
+    shapes_out = tuple(work.values[graph.outputs[o]].shape for o in results)
     signature = Signature.of(name, shapes_in, shapes_out)
-    functions, calls = _calls(steps, at)
-    kernels = _kernels({s.kernel for s in steps})
+    functions, calls = _calls(lines, at)
+    kernels = _kernels({s.kernel for s in steps} - {BRANCH})
     arrays = "\n".join(_array(c, name) for c in consts.values())
     body = signature.body(calls)
     narrow = "#define NW_MULT16\n" if work.mult16 else ""
@@ -104,17 +110,6 @@ def emit(graph: Graph, name: str = "model") -> Emitted:
     intervals = [interval for _, interval in buffers]
     live = tuple((s.kernel, sum(aligned(b.size) for b in intervals if b.first <= i <= b.last)) for i, s in enumerate(steps))
     return Emitted(name, source, signature.header(arena), weights, arena, shapes_in, shapes_out, live)
-
-
-def _live(steps: Sequence[Step]) -> list[Step]:
-    """Steps whose result reaches an output."""
-    needed: set[int] = set()
-    kept = []
-    for step in reversed(steps):
-        if step.writes.external or id(step.writes) in needed:
-            kept.append(step)
-            needed.update(id(p) for p in step.pointers)
-    return kept[::-1]
 
 
 def _buffers(steps: Sequence[Step]) -> list[tuple[Buffer, Interval]]:
@@ -140,11 +135,17 @@ def _literal(v: Literal) -> str:
     return str(v)
 
 
-def _calls(steps: Iterable[Step], at: dict[int, int]) -> tuple[list[str], list[str]]:
-    """One function for each distinct kernel and sizes, and the calls of them in order."""
+def _calls(lines: Iterable[Line], at: dict[int, int]) -> tuple[list[str], list[str]]:
+    """One function for each distinct kernel and sizes, and the calls of them in order, with the C text between them."""
     functions: dict[tuple[str, ...], str] = {}
     calls = []
-    for step in steps:
+    for step in lines:
+        if isinstance(step, str):
+            calls.append(step)
+            continue
+        if step.kernel == BRANCH:
+            calls.append(f"if (*(const float *)({_pointer(step.pointers[0], at)}) != 0.0f) {{")
+            continue
         literals = tuple(_literal(v) for v in step.literals)
         key = (step.kernel, *("0" if p is None else "1" for p in step.pointers), *literals)
         number = list(functions).index(key) if key in functions else len(functions)

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from netwright.core.decision import Exit, Tree, exits
 from netwright.core.errors import Unsupported
 from netwright.core.graph import Graph, Node
 from netwright.deploy.c99 import layout
@@ -99,6 +100,7 @@ class Lowering:
     steps: list[Step] = field(default_factory=list)
     consts: list[Const] = field(default_factory=list)
     fusions: dict[str, Fusion] = field(default_factory=dict)
+    outputs: dict[int, Pointer] = field(default_factory=dict)  # places of the graph's outputs by position
     _known: dict[tuple[str, bytes], Const] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -294,8 +296,11 @@ def _added_codes(graph: Graph, node: Node, end: Node) -> str | None:
 Rule = Callable[[Lowering, Node], Value]
 
 
-def lower(graph: Graph, rules: dict[str, Rule]) -> Lowering:
-    """Steps for all nodes of `graph`, the last of which fill the buffer `out`, or `out0`, `out1`, ... for several outputs.
+def lower(graph: Graph, rules: dict[str, Rule], tree: Tree | None = None) -> Lowering:
+    """Steps for all nodes of `graph`, and where its outputs are.
+
+    The results of every exit of `tree` (all outputs, without one) are in the buffer `out`, or `out0`, `out1`, ... where there
+    are several; conditions stay where they are.
 
     Raises:
         Unsupported: an operation, a shape or a type without a kernel, by the name of its node.
@@ -316,10 +321,17 @@ def lower(graph: Graph, rules: dict[str, Rule]) -> Lowering:
             fused = _between(graph, node.name, fusion.output)
             done |= fused
             work.values |= dict.fromkeys(fused, value)
-    single = len(graph.outputs) == 1
-    for i, name in enumerate(graph.outputs):
-        work.node = graph[name]
-        _finish(work, work.values[name], "out" if single else f"out{i}")
+    for end in exits(tree or Exit(tuple(range(len(graph.outputs))))):
+        for i, output in enumerate(end.outputs):
+            name = graph.outputs[output]
+            work.node = graph[name]
+            work.outputs[output] = _finish(work, work.values[name], "out" if len(end.outputs) == 1 else f"out{i}")
+    for output, name in enumerate(graph.outputs):
+        if output not in work.outputs:
+            work.node, condition = graph[name], work.values[name]
+            if condition.type != "f32" or condition.total != 1:
+                raise work.refuse("as a condition, which must be one number")
+            work.outputs[output] = condition.at
     return work
 
 
@@ -332,7 +344,7 @@ def _between(graph: Graph, start: str, end: str) -> set[str]:
     return found
 
 
-def _finish(work: Lowering, result: Value, name: str) -> None:
+def _finish(work: Lowering, result: Value, name: str) -> Buffer:
     """Let the result lie in `name`, row-major: written there at once where nothing else reads it, else copied."""
     if result.type != "f32" or result.steps != 1:
         raise work.refuse(f"as the output of the network, of type {result.type} (end in floats, with dequantize)")
@@ -342,8 +354,9 @@ def _finish(work: Lowering, result: Value, name: str) -> None:
     shared = sum(work.values[o].at is at for o in work.graph.outputs) > 1
     if isinstance(at, Const) or at.external or others or shared:
         work.step("nw_place", [at, out], 1, result.total, result.total, 0, 4, writes=out)
-        return
+        return out
     for step in work.steps:
         step.pointers = [out if p is at else p for p in step.pointers]
         if step.writes is at:
             step.writes = out
+    return out

@@ -69,7 +69,8 @@ _HEADER = """\
 #ifdef __cplusplus
 extern "C" {{
 #endif
-/* One example, in an arena of its own: not for two threads at once. Returns 0. */
+/* One example, in an arena of its own: not for two threads at once. Returns 0, or the number
+ * of the exit that was taken where the network has several. */
 int {name}_run({parameters});
 /* The same in memory of the caller: {NAME}_ARENA_BYTES bytes, aligned to 64. */
 int {name}_run_arena({parameters}, void *arena);
@@ -95,7 +96,6 @@ int NW_RUN({parameters}, void *arena) {{
   unsigned char *a = (unsigned char *)arena;
 {unused}
 {calls}
-  return 0;
 }}
 
 #if defined(NW_DISPATCH)

@@ -1,0 +1,69 @@
+"""Decision: which part of a dynamic network runs next, as a tree over the outputs of one graph.
+
+The graph of a dynamic network (early exits, skipped blocks) computes everything that any input may need. Some of its outputs
+are conditions, scalars that are not 0 where the condition holds; the others are results. A tree says which result counts:
+a `Decision` looks at a condition, an `Exit` ends. So every other room sees a plain graph, and compression, execution and
+drawing need to know nothing of control flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Exit:
+    """The end of a path: positions of its results among the outputs of the graph."""
+
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`then` where output `condition` is not 0, else `otherwise`."""
+
+    condition: int
+    then: Tree
+    otherwise: Tree
+
+
+Tree = Decision | Exit
+
+
+def exits(tree: Tree) -> Iterator[Exit]:
+    """The ends of all paths, from the one where every condition holds; their order numbers them."""
+    if isinstance(tree, Exit):
+        yield tree
+    else:
+        yield from exits(tree.then)
+        yield from exits(tree.otherwise)
+
+
+def taken(tree: Tree, holds: Callable[[int], bool]) -> tuple[int, Exit]:
+    """Number of the exit that is taken, and the exit, where `holds` says whether an output is not 0."""
+    end = tree
+    while isinstance(end, Decision):
+        end = end.then if holds(end.condition) else end.otherwise
+    return next(i for i, e in enumerate(exits(tree)) if e is end), end
+
+
+def to_json(tree: Tree) -> Any:
+    """Nested lists: [condition, then, otherwise], an exit as {"outputs": [...]}."""
+    if isinstance(tree, Exit):
+        return {"outputs": list(tree.outputs)}
+    return [tree.condition, to_json(tree.then), to_json(tree.otherwise)]
+
+
+def from_json(data: Any) -> Tree:
+    """Read what `to_json` made.
+
+    Raises:
+        ValueError: it is no tree.
+    """
+    if isinstance(data, dict) and set(data) == {"outputs"} and all(type(i) is int for i in data["outputs"]):
+        return Exit(tuple(data["outputs"]))
+    if isinstance(data, list) and len(data) == 3 and type(data[0]) is int:
+        return Decision(data[0], from_json(data[1]), from_json(data[2]))
+    raise ValueError(f"no tree of decisions: {data!r:.60}")
