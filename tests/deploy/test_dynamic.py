@@ -7,12 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from netwright.core.decision import Decision, Exit, exits, from_json, taken, to_json
-from netwright.core.errors import TraceError
+from netwright.compress import Int8
+from netwright.core.decision import Confident, Decision, Exit, exits, from_json, taken, to_json
+from netwright.core.errors import TraceError, Unsupported
 from netwright.deploy.bundle import Bundle, write_bundle
 from netwright.deploy.c99 import build, emit
 from netwright.design import trace
+from netwright.design.dynamic import outcome
+from netwright.design.execute import GraphModule
 from netwright.design.paths import trace_paths
+from netwright.spike.convert import LocalThresholdBalancing
+from netwright.testing.spike import small_network
 
 
 class Early(nn.Module):
@@ -81,6 +86,42 @@ def test_skipped_blocks(tmp_path):
     assert len(set(at)) > 5, "many of the paths are taken"
     for i in range(2):
         np.testing.assert_allclose(got[i], torch.cat([w[i] for w in want]).numpy(), atol=1e-5)
+
+
+def test_early_exits_of_codes_are_those_of_the_reference(tmp_path):
+    xs = torch.from_numpy(np.random.default_rng(2).standard_normal((48, 2, 9, 7), dtype=np.float32))
+    xs *= torch.linspace(0.2, 4, 48)[:, None, None, None]
+    graph, tree = trace_paths(Early(0.65).eval(), xs[:1])
+    integer = Int8().compress(GraphModule(graph).eval(), xs[:1], xs)
+    got, at = build(integer.to_graph(), tmp_path, tree=tree).run_exits(xs.numpy())
+    assert set(at) == {0, 1, 2}
+    for i in range(len(xs)):
+        with torch.no_grad():
+            outputs = integer(xs[i : i + 1])
+        number, end = taken(tree, lambda k, outputs=outputs: bool(outputs[k]))
+        assert number == at[i]
+        np.testing.assert_array_equal(got[i : i + 1], outputs[end.outputs[0]].numpy())
+
+
+@pytest.mark.parametrize("isa", ["native", "portable"])
+def test_a_spiking_network_stops_when_it_is_sure(tmp_path, isa):
+    xs = torch.from_numpy(np.random.default_rng(3).standard_normal((40, 1, 8, 8), dtype=np.float32))
+    graph = LocalThresholdBalancing(steps=12, iterations=4).convert(small_network(0), xs[:1], xs).module.to_graph()
+    control = Confident(0.3, 3.0)
+    got, at = build(graph, tmp_path, tree=control, isa=isa).run_exits(xs.numpy())
+    want = [outcome(graph, control, x[None]) for x in xs]
+    assert list(at) == [steps for _, steps in want] and len(set(at)) > 2
+    np.testing.assert_allclose(got, torch.cat([y for (y,), _ in want]).numpy(), rtol=1e-5, atol=1e-6)
+    never = Confident(1.0, 0.01)
+    got, at = build(graph, tmp_path / "never", tree=never, isa=isa).run_exits(xs.numpy())
+    assert set(at) == {12}
+    np.testing.assert_array_equal(got, GraphModule(graph).eval()(xs).detach().numpy())
+
+
+def test_an_exit_over_time_needs_time():
+    graph = trace(nn.Linear(3, 2), torch.zeros(1, 3))
+    with pytest.raises(Unsupported, match="readout"):
+        emit(graph, tree=Confident(0.5))
 
 
 def test_the_bundle_of_a_dynamic_network(tmp_path):

@@ -59,7 +59,7 @@ def test_a_file_that_ends_early(whole: Path, tmp_path: Path, file: str, keep: fl
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy, dirs_exist_ok=True)
     data = (whole / file).read_bytes()
-    (copy / file).write_bytes(data[: int(keep * len(data))])
+    (copy / file).write_bytes(data[: int(keep * (len(data) - 2))])  # the last line feed says nothing
     with pytest.raises(BundleError):
         Bundle.load(copy)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from netwright.cli.console import write, write_json
 
 if TYPE_CHECKING:
-    from netwright.core.decision import Tree
+    from netwright.core.decision import Control
     from netwright.core.graph import Graph
 
 
@@ -38,7 +38,7 @@ def deploy(
     json: print JSON.
     """
     from netwright.cli.model import load_module, load_network, shape
-    from netwright.core.decision import exits
+    from netwright.core.decision import Confident, exits
     from netwright.core.errors import NetwrightError, Unsupported
     from netwright.deploy.bundle import write_bundle
     from netwright.deploy.onnx import to_onnx
@@ -65,7 +65,8 @@ def deploy(
         return _plan(graph, tree, target, json)
     exported, note = None, ""
     if tree is not None:
-        note = f"a dynamic network with {len(list(exits(tree)))} exits; no model.onnx: it is for the C file to decide"
+        ways = "time steps" if isinstance(tree, Confident) else f"{len(list(exits(tree)))} exits"
+        note = f"a dynamic network with {ways}; no model.onnx: it is for the C file to decide"
     elif onnx:
         try:
             exported = to_onnx(graph)
@@ -83,7 +84,7 @@ def deploy(
     return write("\n".join([f"Bundle: {bundle.path}", *lines, *([note] if note else [])]))
 
 
-def _plan(graph: Graph, tree: Tree | None, target: str | None, json: bool) -> None:
+def _plan(graph: Graph, tree: Control | None, target: str | None, json: bool) -> None:
     """Flash and RAM before anything is compiled."""
     from netwright.core.target import Target
     from netwright.deploy.c99 import emit
@@ -112,7 +113,7 @@ def _plan(graph: Graph, tree: Tree | None, target: str | None, json: bool) -> No
     )
 
 
-def _on(graph: Graph, tree: Tree | None, target: str, out: Path) -> dict[str, Any]:
+def _on(graph: Graph, tree: Control | None, target: str, out: Path) -> dict[str, Any]:
     """The network on another processor, in QEMU: its size, its instructions, and how its outputs compare with this machine's."""
     import numpy as np
 

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from netwright.core.decision import Tree
+from netwright.core.decision import Control
 from netwright.core.errors import NetwrightError, UnknownName
 from netwright.core.graph import Graph
 
@@ -62,8 +62,8 @@ def _from_file(path: Path, name: str) -> Any:
     return made
 
 
-def load_network(model: str, sizes: tuple[int, ...] | None) -> tuple[Graph, Tree | None]:
-    """As `load_graph`, also of a module whose control flow depends on its data: then with the tree of its decisions."""
+def load_network(model: str, sizes: tuple[int, ...] | None) -> tuple[Graph, Control | None]:
+    """As `load_graph`, also of a module whose control flow depends on its data: then with its decisions."""
     from netwright.core.errors import TraceError
 
     if Path(model).is_dir():

@@ -75,7 +75,7 @@ def integerise(
         ranges = ranges_of(p, collect(GraphModule(p.graph, layers).eval(), data, p.points), rule)
     else:
         p = plan(graph, not ranges[graph.inputs[0]].signed)
-    return GraphModule(_Writer(p, weights, ranges).write()).eval()
+    return GraphModule(_Writer(p, weights, ranges, graph).write()).eval()
 
 
 def _bias(graph: Graph, name: str) -> np.ndarray | None:
@@ -86,8 +86,8 @@ def _bias(graph: Graph, name: str) -> np.ndarray | None:
 class _Writer:
     """Writes the integer graph of a plan, one method a kind of step."""
 
-    def __init__(self, p: Plan, weights: Mapping[str, Codes], ranges: Mapping[str, Range]):
-        self.plan, self.graph, self.weights = p, p.graph, weights
+    def __init__(self, p: Plan, weights: Mapping[str, Codes], ranges: Mapping[str, Range], source: Graph):
+        self.plan, self.graph, self.weights, self.source = p, p.graph, weights, source
         self.ranges = {name: ranges[root] for name, root in p.root.items()}
         self.nodes: list[Node] = []
         self.params: dict[str, Spec] = {}
@@ -107,11 +107,16 @@ class _Writer:
                 self.standalone(step)
             else:
                 getattr(self, f"op_{op}")(step)
-        out = self.graph.outputs[0]
-        if not self.plan.final:
-            scale = np.array([self.ranges[out].scale], np.float32)
-            self.emit("dequantize", self.graph[out], [self.here[out]], self.graph[out].spec, weights={"scale": scale})
-        return Graph(tuple(self.nodes), (self.nodes[-1].name,), self.params, self.values)
+        floats = {out: self.here[end] for end, out in self.plan.finals.items()}
+        for out in self.graph.outputs:
+            if out not in floats:
+                scale, like = np.array([self.ranges[out].scale], np.float32), self.graph[out]
+                floats[out] = self.emit("dequantize", like, [self.here[out]], like.spec, weights={"scale": scale})
+        for node in self.plan.tail:
+            inputs = [floats[i] for i in node.inputs]
+            weights = {role: np.asarray(self.source.values[key]) for role, key in node.weights.items()}
+            floats[node.name] = self.emit(node.op, node, inputs, node.spec, node.attrs, weights=weights)
+        return Graph(tuple(self.nodes), tuple(floats[o] for o in self.plan.outputs), self.params, self.values)
 
     # --- one node -------------------------------------------------------------------------------------------------
     def emit(self, op: str, like: Node, inputs: list[str], spec: Spec, attrs: Mapping[str, Any] | None = None, macs: int = 0,
@@ -172,8 +177,8 @@ class _Writer:
             kept[dead] = 0
         op = (BINARY if codes.signs else INTEGER)[node.op]
         attrs: dict[str, Any] = {**node.attrs, "lo": -127, "hi": 127, "bits": codes.bits}
-        if step.end.name == self.plan.final:
-            out = self.graph[self.graph.outputs[0]]
+        if step.end.name in self.plan.finals:
+            out = self.graph[self.plan.finals[step.end.name]]
             sums = Spec(node.spec.shape, 32, "int")
             name = self.emit(op, node, [self.here[source]], sums, attrs, node.macs, weights={"weight": kept, "bias": whole})
             if out.name != step.end.name:

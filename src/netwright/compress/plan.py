@@ -45,13 +45,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in execution order; `root` maps every code tensor to the node whose range it shares; `positive` nodes are >= 0."""
+    """Steps in execution order; `root` maps every code tensor to the node whose range it shares; `positive` nodes are >= 0.
+
+    `finals` maps the end of each weighted step whose 32-bit sums are an output to that output. `tail` are the nodes behind the
+    outputs of `graph` that stay in float: conditions, on which a dynamic network decides; `outputs` are those of both.
+    """
 
     graph: Graph
     steps: tuple[Step, ...]
     root: dict[str, str]
     positive: frozenset[str]
-    final: str  # the end of the last weighted step where its 32-bit sums are the output, else ""
+    finals: dict[str, str]
+    tail: tuple[Node, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @property
     def points(self) -> dict[str, bool]:
@@ -199,23 +205,45 @@ def _refusal(graph: Graph, node: Node) -> Unsupported | None:
     return None if node.op in known else no()
 
 
+def _body(graph: Graph) -> tuple[Graph, tuple[Node, ...]]:
+    """The graph without the tail, and the tail: what only computes conditions (outputs of one element) and has no weights."""
+    readers = graph.consumers()
+    tail: dict[str, Node] = {}
+    for node in reversed(graph.nodes):
+        condition = node.name in graph.outputs and node.spec.elements == 1 and not readers[node.name]
+        inner = bool(readers[node.name]) and node.name not in graph.outputs and all(r.name in tail for r in readers[node.name])
+        if len(graph.outputs) > 1 and (condition or inner) and node.op not in WEIGHTED | {"input"} and not is_affine(graph, node):
+            tail[node.name] = node
+    if not tail:
+        return graph, ()
+    after = tuple(reversed(tail.values()))
+    outputs = [o for o in graph.outputs if o not in tail]
+    outputs += [i for n in after for i in n.inputs if i not in tail]
+    kept = [n for n in graph if n.name not in tail]
+    return graph.replace(kept, tuple(dict.fromkeys(outputs))), after
+
+
 def refusals(graph: Graph) -> list[Unsupported]:
     """Every node that the integer form cannot take."""
-    graph = merge_pads(graph)
+    graph, _ = _body(merge_pads(graph))
     found = [e for n in graph if (e := _refusal(graph, n)) is not None]
-    if len(graph.outputs) != 1 or len(graph.inputs) != 1:
-        found.append(Unsupported(WHO, "several inputs or outputs", "", "Give a module with one input and one output."))
+    if len(graph.inputs) != 1:
+        found.append(Unsupported(WHO, "several inputs", "", "Give a module with one input."))
     return found
 
 
-def _final(graph: Graph, steps: tuple[Step, ...]) -> str:
-    """The weighted step whose sums are the output, directly or through a reshape of [N, C, 1, 1]."""
-    out = graph[graph.outputs[0]]
-    if out.op == "reshape" and (source := graph[out.inputs[0]]).spec.shape[:2] == (*out.spec.shape[:1], out.spec.elements):
-        out = source if len(graph.consumers()[source.name]) == 1 else out
-    ends = {s.end.name: s for s in steps}
-    step = ends.get(out.name)
-    return out.name if step is not None and step.head.op in WEIGHTED and step.clip is None else ""
+def _finals(graph: Graph, steps: tuple[Step, ...]) -> dict[str, str]:
+    """The weighted steps whose sums are an output and nothing else, directly or through a reshape of [N, C, 1, 1]."""
+    ends, readers = {s.end.name: s for s in steps}, graph.consumers()
+    found = {}
+    for name in graph.outputs:
+        out = source = graph[name]
+        if out.op == "reshape" and (before := graph[out.inputs[0]]).spec.shape[:2] == (*out.spec.shape[:1], out.spec.elements):
+            source = before if len(readers[before.name]) == 1 and before.name not in graph.outputs else out
+        step = ends.get(source.name)
+        if step is not None and step.head.op in WEIGHTED and step.clip is None and not readers[name]:
+            found[source.name] = name
+    return found
 
 
 def plan(graph: Graph, input_positive: bool = False) -> Plan:
@@ -226,9 +254,10 @@ def plan(graph: Graph, input_positive: bool = False) -> Plan:
     """
     if found := refusals(graph):
         raise found[0]
-    graph = merge_pads(graph)
+    outputs = graph.outputs
+    graph, tail = _body(merge_pads(graph))
     steps = tuple(fuse(graph))
-    readers, ends = graph.consumers(), {s.end.name for s in steps}
+    readers, ends = graph.consumers(), {s.end.name: s for s in steps}
     root: dict[str, str] = {}
     for step in steps:
         name = step.end.name
@@ -241,7 +270,7 @@ def plan(graph: Graph, input_positive: bool = False) -> Plan:
     for name in root:
         while root[root[name]] != root[name]:
             root[name] = root[root[name]]
-    final = _final(graph, steps)
-    for name in (final, *graph.outputs) if final else ():
+    finals = _finals(graph, steps)
+    for name in (*finals, *finals.values()):
         root.pop(name, None)
-    return Plan(graph, steps, root, positive(graph, input_positive), final)
+    return Plan(graph, steps, root, positive(graph, input_positive), finals, tail, outputs)

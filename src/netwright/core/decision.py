@@ -29,7 +29,21 @@ class Decision:
     otherwise: Tree
 
 
+@dataclass(frozen=True)
+class Confident:
+    """Of a spiking network: stop at the first time step where the largest softmax(alpha * logits) reaches `confidence`, where
+    the logits are the mean over the steps counted so far (Li et al., 2023, "Unleashing the Potential of Spiking Neural Networks
+    with Dynamic Confidence": alpha sharpens what calibration found too soft).
+
+    `confidence` in (0, 1], `alpha` > 0.
+    """
+
+    confidence: float
+    alpha: float = 1.0
+
+
 Tree = Decision | Exit
+Control = Tree | Confident
 
 
 def exits(tree: Tree) -> Iterator[Exit]:
@@ -49,21 +63,33 @@ def taken(tree: Tree, holds: Callable[[int], bool]) -> tuple[int, Exit]:
     return next(i for i, e in enumerate(exits(tree)) if e is end), end
 
 
-def to_json(tree: Tree) -> Any:
-    """Nested lists: [condition, then, otherwise], an exit as {"outputs": [...]}."""
+def to_json(tree: Control) -> Any:
+    """Nested lists: [condition, then, otherwise], an exit as {"outputs": [...]}; of time steps {"confidence": c, "alpha": a}."""
+    if isinstance(tree, Confident):
+        return {"confidence": tree.confidence, "alpha": tree.alpha}
     if isinstance(tree, Exit):
         return {"outputs": list(tree.outputs)}
     return [tree.condition, to_json(tree.then), to_json(tree.otherwise)]
 
 
-def from_json(data: Any) -> Tree:
+def from_json(data: Any) -> Control:
     """Read what `to_json` made.
 
     Raises:
-        ValueError: it is no tree.
+        ValueError: it is nothing of the kind.
     """
-    if isinstance(data, dict) and set(data) == {"outputs"} and all(type(i) is int for i in data["outputs"]):
-        return Exit(tuple(data["outputs"]))
+    if isinstance(data, dict) and set(data) == {"confidence", "alpha"}:
+        numbers = [v for v in data.values() if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if len(numbers) == 2 and 0 < data["confidence"] <= 1 and 0 < data["alpha"] < float("inf"):
+            return Confident(float(data["confidence"]), float(data["alpha"]))
+        raise ValueError(f"no confidence: {data!r:.60}")
+    return _tree(data)
+
+
+def _tree(data: Any) -> Tree:
+    outputs = data.get("outputs") if isinstance(data, dict) and len(data) == 1 else None
+    if isinstance(outputs, list) and all(type(i) is int for i in outputs):
+        return Exit(tuple(outputs))
     if isinstance(data, list) and len(data) == 3 and type(data[0]) is int:
-        return Decision(data[0], from_json(data[1]), from_json(data[2]))
+        return Decision(data[0], _tree(data[1]), _tree(data[2]))
     raise ValueError(f"no tree of decisions: {data!r:.60}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from netwright.core.decision import Tree
+from netwright.core.decision import Control
 from netwright.core.graph import Graph
 from netwright.deploy.c99.compile import ISAS as ISAS
 from netwright.deploy.c99.compile import Sizes as Sizes
@@ -18,7 +18,7 @@ from netwright.deploy.loader import CompiledModel
 
 
 def build(
-    graph: Graph, directory: Path | str, *, name: str = "model", isa: str | None = None, tree: Tree | None = None
+    graph: Graph, directory: Path | str, *, name: str = "model", isa: str | None = None, tree: Control | None = None
 ) -> CompiledModel:
     """Emit, compile and load a network; `directory` keeps NAME.c, NAME.h and NAME.so.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netwright.core.decision import Exit, Tree, exits
+from netwright.core.decision import Confident, Control, Exit, exits
 from netwright.core.errors import BundleError
 from netwright.core.files import write_text
 from netwright.core.graph import Graph
@@ -18,7 +18,7 @@ from netwright.deploy.c99 import floats, integers, products, recurrent, shapes
 from netwright.deploy.c99.lower import Buffer, Const, Literal, Pointer, Rule, Step, lower
 from netwright.deploy.c99.numbers import numbers
 from netwright.deploy.c99.plan import ALIGNMENT, Interval, aligned, place
-from netwright.deploy.c99.sections import BRANCH, Line, sections
+from netwright.deploy.c99.sections import BRANCH, CONFIDENT, END, Line, over_time, sections
 from netwright.deploy.c99.signature import Signature
 
 RULES: dict[str, Rule] = {**shapes.RULES, **floats.RULES, **products.RULES, **recurrent.RULES, **integers.RULES}
@@ -71,14 +71,15 @@ class Emitted:
         return folder / f"{self.name}.c"
 
 
-def emit(graph: Graph, name: str = "model", tree: Tree | None = None) -> Emitted:
+def emit(graph: Graph, name: str = "model", tree: Control | None = None) -> Emitted:
     """Compile a graph (float, integer, binary or spiking; batch 1, float inputs and outputs) to C99.
 
     Args:
         graph: carries its values; float batch norms and constant factors are folded into the layers before them.
         name: prefix of the C functions, a C identifier.
         tree: of a dynamic network, which outputs are conditions and which are results (see `design.paths`); the function then
-            computes only what the path of its input needs, and returns the number of the exit that it took.
+            computes only what the path of its input needs, and returns the number of the exit that it took. Of a spiking
+            network a `Confident`: time steps one by one until the answer is sure; it returns how many it took.
 
     Raises:
         Unsupported: an operation without a kernel, by name and module path.
@@ -88,9 +89,14 @@ def emit(graph: Graph, name: str = "model", tree: Tree | None = None) -> Emitted
     from netwright.design.fold import fold  # here: the room of designs loads torch, which running a bundle does not need
 
     graph = fold(graph)
-    work = lower(graph, RULES, tree)
-    results = next(exits(tree)).outputs if tree else range(len(graph.outputs))
-    lines: Sequence[Line] = sections(work.steps, tree or Exit(tuple(results)), work.outputs)
+    if isinstance(tree, Confident):
+        results: Sequence[int] = (0,)
+        work = lower(graph, RULES, stepwise=True)
+        lines: Sequence[Line] = over_time(work, tree)
+    else:
+        results = next(exits(tree)).outputs if tree else range(len(graph.outputs))
+        work = lower(graph, RULES, tree)
+        lines = sections(work.steps, tree or Exit(tuple(results)), work.outputs)
     steps = [line for line in lines if isinstance(line, Step)]
     buffers = _buffers(steps)
     offsets, arena = place([interval for _, interval in buffers])
@@ -101,7 +107,7 @@ def emit(graph: Graph, name: str = "model", tree: Tree | None = None) -> Emitted
     shapes_out = tuple(work.values[graph.outputs[o]].shape for o in results)
     signature = Signature.of(name, shapes_in, shapes_out)
     functions, calls = _calls(lines, at)
-    kernels = _kernels({s.kernel for s in steps} - {BRANCH})
+    kernels = _kernels({s.kernel for s in steps} - {BRANCH, END} | ({CONFIDENT} if isinstance(tree, Confident) else set()))
     arrays = "\n".join(_array(c, name) for c in consts.values())
     body = signature.body(calls)
     narrow = "#define NW_MULT16\n" if work.mult16 else ""
@@ -142,6 +148,9 @@ def _calls(lines: Iterable[Line], at: dict[int, int]) -> tuple[list[str], list[s
     for step in lines:
         if isinstance(step, str):
             calls.append(step)
+            continue
+        if step.kernel == END:
+            calls.append(END)
             continue
         if step.kernel == BRANCH:
             calls.append(f"if (*(const float *)({_pointer(step.pointers[0], at)}) != 0.0f) {{")
@@ -188,7 +197,7 @@ def _kernels(names: set[str]) -> str:
         done[file] = re.sub(r'^#include "\w+\.h"\n', "", text, flags=re.M)
 
     for name in sorted(names):
-        take(next(f for f, text in sorted(texts.items()) if re.search(rf"(void |MAX_POOL\(){name}\b", text)))
+        take(next(f for f, text in sorted(texts.items()) if re.search(rf"((void|int) |MAX_POOL\(){name}\b", text)))
     return "\n".join(done.values())
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from netwright.core.graph import Node
 from netwright.deploy.c99 import layout, pack
 from netwright.deploy.c99.floats import framed, reduced
-from netwright.deploy.c99.lower import C_TYPES, LIMITS, Lowering, Pointer, Rule, Value, buffer
+from netwright.deploy.c99.lower import C_TYPES, LIMITS, Buffer, Lowering, Pointer, Rule, Value, buffer
 
 
 def code_type(lo: int, hi: int) -> str:
@@ -488,7 +488,7 @@ def iadd(work: Lowering, node: Node) -> Value:
 def integrate(work: Lowering, node: Node) -> Value:
     x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
     steps, c = int(a["steps"]), x.shape[1]
-    if x.type != "i32" or x.steps != a["current_steps"]:
+    if x.type != "i32" or x.steps != (1 if work.stepwise else a["current_steps"]):
         raise work.refuse(f"of {x.type} over {x.steps} steps where {a['current_steps']} were declared")
     vectors: list[Pointer] = []
     reach = steps * x.bound
@@ -497,17 +497,27 @@ def integrate(work: Lowering, node: Node) -> Value:
         assert v is not None
         reach += int(abs(v).max())
         vectors.append(work.const(np.broadcast_to(v, (c,)).astype(np.int32), role))
+    wide, positions = int(not x.bound or reach >= 2**31), x.elements // c
+    if work.stepwise:
+        y, state = work.new(x, type="i8", spikes=True), Buffer(x.elements * (8 if wide else 4))
+        work.step("nw_rest", [vectors[1], state], positions, c, wide, writes=state)
+        work.step("nw_integrate_step", [x.at, vectors[0], y.at, state], positions, c, int(a["signed"]), wide, writes=buffer(y))
+        return y
     y = work.new(x, type="i8", steps=steps, spikes=True)
-    sizes = (steps, x.elements // c, c, int(x.steps == 1), int(a["signed"]), int(not x.bound or reach >= 2**31))
+    sizes = (steps, positions, c, int(x.steps == 1), int(a["signed"]), wide)
     work.step("nw_integrate", [x.at, *vectors, y.at], *sizes, writes=buffer(y))
     return y
 
 
 def readout(work: Lowering, node: Node) -> Value:
     x, a = work.values[node.inputs[0]], node.attrs
-    if x.type != "i32" or x.steps != a["steps"]:
+    if x.type != "i32" or x.steps != (1 if work.stepwise else a["steps"]):
         raise work.refuse(f"of {x.type} over {x.steps} steps where {a['steps']} were declared")
     y = work.new(x, steps=1)
+    if work.stepwise:
+        work.step("nw_clear", [y.at], y.elements, writes=buffer(y))
+        work.step("nw_accumulate", [x.at, y.at], y.elements, writes=buffer(y))
+        return y
     work.step("nw_readout", [x.at, y.at], x.steps, int(a["start"]), x.elements, writes=buffer(y))
     return y
 

@@ -44,12 +44,13 @@ Literal = int | float | str
 
 @dataclass
 class Step:
-    """One call: ``kernel(pointers..., literals...)``; `writes` is the buffer it fills."""
+    """One call: ``kernel(pointers..., literals...)``; `writes` is the buffer it fills, `node` what it is for."""
 
     kernel: str
     pointers: list[Pointer]
     literals: tuple[Literal, ...]
     writes: Buffer
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Lowering:
     """Steps of a graph as they are collected."""
 
     graph: Graph
+    stepwise: bool = False
     values: dict[str, Value] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     consts: list[Const] = field(default_factory=list)
@@ -127,7 +129,7 @@ class Lowering:
         return self._known[key]
 
     def step(self, kernel: str, pointers: list[Pointer], *literals: Literal, writes: Buffer) -> None:
-        self.steps.append(Step(kernel, pointers, literals, writes))
+        self.steps.append(Step(kernel, pointers, literals, writes, self.node.name))
 
     def new(self, like: Value, **changes: object) -> Value:
         """A value in a buffer of its own."""
@@ -296,16 +298,16 @@ def _added_codes(graph: Graph, node: Node, end: Node) -> str | None:
 Rule = Callable[[Lowering, Node], Value]
 
 
-def lower(graph: Graph, rules: dict[str, Rule], tree: Tree | None = None) -> Lowering:
+def lower(graph: Graph, rules: dict[str, Rule], tree: Tree | None = None, stepwise: bool = False) -> Lowering:
     """Steps for all nodes of `graph`, and where its outputs are.
 
     The results of every exit of `tree` (all outputs, without one) are in the buffer `out`, or `out0`, `out1`, ... where there
-    are several; conditions stay where they are.
+    are several; conditions stay where they are. `stepwise`: neurons take one time step at a time and keep their state.
 
     Raises:
         Unsupported: an operation, a shape or a type without a kernel, by the name of its node.
     """
-    work = Lowering(graph)
+    work = Lowering(graph, stepwise=stepwise)
     work.fusions = find_fusions(graph)
     done: set[str] = set()
     for node in graph:

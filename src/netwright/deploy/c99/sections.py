@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from netwright.core.decision import Exit, Tree
-from netwright.deploy.c99.lower import Buffer, Pointer, Step
+from netwright.core.decision import Confident, Exit, Tree
+from netwright.deploy.c99.lower import Buffer, Lowering, Pointer, Step
 
 Line = Step | str  # a call, or C text
-BRANCH = "if"  # stands for a kernel in the step that reads a condition
+CONFIDENT = "nw_confident"
+BRANCH, END = "if", "}"  # stand for a kernel in the step that reads a condition, and in that which ends a loop
 
 
 def needed(steps: Sequence[Step], wanted: Iterable[Pointer]) -> list[int]:
@@ -47,3 +48,41 @@ def sections(steps: Sequence[Step], tree: Tree, outputs: Mapping[int, Pointer]) 
 
     walk(tree, frozenset())
     return lines
+
+
+def over_time(work: Lowering, control: Confident) -> list[Line]:
+    """The program of a spiking network lowered step by step: what does not change with time, the loop over time steps, which
+    ends when the logits are confident, and in it the way from the summed currents to the logits. It returns the number of
+    time steps that it took.
+
+    Raises:
+        Unsupported: no readout over time steps, or several outputs.
+    """
+    graph = work.graph
+    found = [n for n in graph if n.op == "readout"]
+    if len(found) != 1 or len(graph.outputs) != 1:
+        work.node = graph[graph.outputs[0]]
+        raise work.refuse("with an exit over time steps (the network needs one readout and one output)")
+    time, start = int(found[0].attrs["steps"]), int(found[0].attrs["start"])
+    stage: dict[str, int] = {}  # 0 before the loop, 1 in it, 2 behind the readout
+    for node in graph:
+        before = max((2 if i == found[0].name else stage[i] for i in node.inputs), default=0)
+        stage[node.name] = max(before, int(node.op == "integrate"))
+    output = work.outputs[0]
+    steps = [work.steps[i] for i in needed(work.steps, [output])]
+    at = [0 if s.kernel in ("nw_rest", "nw_clear") else 2 if s.kernel == "nw_accumulate" else stage[s.node] for s in steps]
+    first, loop, behind = ([s for s, a in zip(steps, at, strict=True) if a == i] for i in range(3))
+    made = {id(s.writes) for s in (*loop, *behind)} - {id(s.writes) for s in first}
+    outer = {id(p): p for s in (*loop, *behind) for p in s.pointers if isinstance(p, Buffer) and id(p) not in made}
+    mean = f"{float(time - start)!r}f / (float)(t + 1 - {start})"
+    logits = work.graph[graph.outputs[0]].spec.elements
+    return [
+        *first,
+        f"for (int t = 0; t < {time}; t++) {{",
+        *loop,
+        f"if (t < {start}) continue;",
+        *behind,
+        f"if ({CONFIDENT}(out, {logits}, {mean}, {control.alpha!r}f, {control.confidence!r}f)) return t + 1;",
+        Step(END, list(outer.values()), (), Buffer(0)),
+        f"return {time};",
+    ]

@@ -204,6 +204,41 @@ NW_INLINE void nw_integrate(const int32_t *NW_RESTRICT x, const int32_t *NW_REST
   }
 }
 
+/* Potentials before the first step, for networks that take one step at a time. */
+NW_INLINE void nw_rest(const int32_t *NW_RESTRICT v0, void *NW_RESTRICT v, long R, int C, int WIDE) {
+  for (long i = 0; i < R * C; i++) {
+    if (WIDE)
+      ((int64_t *)v)[i] = v0[i % C];
+    else
+      ((int32_t *)v)[i] = v0[i % C];
+  }
+}
+
+/* One step of neurons whose potentials stay in v. */
+NW_INLINE void nw_integrate_step(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT theta, int8_t *NW_RESTRICT y,
+                                 void *NW_RESTRICT v, long R, int C, int SIGNED, int WIDE) {
+  for (long r = 0; r < R; r++, x += C, y += C)
+    for (int c = 0; c < C; c++) {
+      if (WIDE) {
+        int64_t *const at = (int64_t *)v + r * C + c, u = *at + x[c], s = (u >= theta[c]) - (SIGNED && u <= -(int64_t)theta[c]);
+        *at = u - s * theta[c];
+        y[c] = (int8_t)s;
+      } else {
+        int32_t *const at = (int32_t *)v + r * C + c, u = *at + x[c], s = (u >= theta[c]) - (SIGNED && u <= -theta[c]);
+        *at = u - s * theta[c];
+        y[c] = (int8_t)s;
+      }
+    }
+}
+
+NW_INLINE void nw_clear(int32_t *NW_RESTRICT y, long n) {
+  for (long i = 0; i < n; i++) y[i] = 0;
+}
+
+NW_INLINE void nw_accumulate(const int32_t *NW_RESTRICT x, int32_t *NW_RESTRICT y, long n) {
+  for (long i = 0; i < n; i++) y[i] += x[i];
+}
+
 /* Currents of AT and BT steps (one of them may be 1) of n neurons. */
 NW_INLINE void nw_iadd(const int32_t *NW_RESTRICT a, const int32_t *NW_RESTRICT b, int32_t *NW_RESTRICT y, int AT, int BT, long n) {
   const int T = NW_MAX(AT, BT);
