@@ -28,7 +28,7 @@ OPERATIONS = (
         # float
         "conv2d linear matmul batch_norm layer_norm group_norm affine add sub mul div max_pool2d avg_pool2d mean permute "
         "slice cat softmax interpolate pad sdpa sum amax amin maximum minimum take expand where prelu conv_transpose2d "
-        "adaptive_avg_pool2d lstm gru rnn abs sqrt rsqrt exp log sin cos erf pow gt ge lt le eq ne".split()
+        "adaptive_avg_pool2d topk gather lstm gru rnn abs sqrt rsqrt exp log sin cos erf pow gt ge lt le eq ne".split()
         # integer: codes in, codes (or 32-bit sums) out
         + "quantize qconv2d bconv2d qlinear blinear qmatmul bmatmul qadd qmul requantize lut qmean dequantize".split()
         # spiking: spikes in, 32-bit currents out, and the neuron between them

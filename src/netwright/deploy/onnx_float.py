@@ -70,6 +70,14 @@ class FloatOperators(Views):
     def take(self, n: Node, x: str) -> None:
         self.emit("Gather", [x, self.weight(n, "index")], n.name, axis=n.attrs["dim"])
 
+    def topk(self, n: Node, x: str) -> None:
+        k, a = self.const([n.attrs["k"]], np.int64), n.attrs
+        found = self.emit("TopK", [x, k], outputs=("", "_at"), axis=a["dim"], largest=int(a["largest"]), sorted=1)
+        self.emit("Cast", [f"{found}_at"], n.name, to=1)
+
+    def gather(self, n: Node, x: str, index: str) -> None:
+        self.emit("GatherElements", [x, self.emit("Cast", [index], to=7)], n.name, axis=n.attrs["dim"])
+
     def expand(self, n: Node, x: str) -> None:
         wide = [size if old == 1 else 1 for old, size in zip(self.shape(x), n.spec.shape, strict=True)]  # 1 keeps what is there
         self.emit("Expand", [x, self.const(wide, np.int64)], n.name)
@@ -150,6 +158,6 @@ class FloatOperators(Views):
 
 
 FLOAT_OPERATORS = VIEWS | frozenset(
-    "group_norm sum amax amin gt ge lt le eq ne where take expand rsqrt pow softplus prelu adaptive_avg_pool2d sdpa "
+    "group_norm sum amax amin gt ge lt le eq ne where take topk gather expand rsqrt pow softplus prelu adaptive_avg_pool2d sdpa "
     "lstm gru rnn conv_transpose2d".split()
 )

@@ -134,6 +134,12 @@ def _avg_pool(n: Node, w: Weights, x: Tensor) -> Tensor:
     return F.avg_pool2d(x, a["kernel"], a["stride"], a["padding"], a.get("ceil", False), a.get("count_include_pad", True))
 
 
+def _topk(n: Node, w: Weights, x: Tensor) -> Tensor:
+    """Places of the k largest (smallest) elements, equal ones in the order they stand."""
+    dim, k = n.attrs["dim"], n.attrs["k"]
+    return torch.sort(x, dim=dim, descending=n.attrs["largest"], stable=True).indices.narrow(dim, 0, k).to(torch.float32)
+
+
 RUN: dict[str, Callable[..., Tensor]] = {
     "conv2d": _conv2d,
     "conv_transpose2d": _conv_transpose2d,
@@ -171,6 +177,8 @@ RUN: dict[str, Callable[..., Tensor]] = {
     "amin": _reduction(torch.amin),
     "take": lambda n, w, x: x.index_select(n.attrs["dim"], w["index"]),
     "expand": _expand,
+    "topk": _topk,
+    "gather": lambda n, w, x, index: x.gather(n.attrs["dim"], index.long()),
     "adaptive_avg_pool2d": lambda n, w, x: F.adaptive_avg_pool2d(x, n.attrs["size"]),
     **dict.fromkeys(("lstm", "gru", "rnn"), recurrent),
     "max_pool2d": _max_pool,

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from netwright.core.errors import TraceError
 from netwright.core.graph import CONSTANT, Graph, Node, Spec
 from netwright.design.aten import Computed, macs_of, spec_of
+from netwright.design.choosing import Choosing
 from netwright.design.execute import GraphModule
-from netwright.design.recurrent import Recurrent
 
 _IDENTITY = frozenset(
     "dropout dropout_ feature_dropout type_as clone contiguous alias detach detach_ lift_fresh_copy lift_fresh to _to_copy "
@@ -47,7 +47,7 @@ _RENAME = {
 }  # fmt: skip
 
 
-class Reader(Recurrent):
+class Reader(Choosing):
     """Walks one exported program and collects nodes."""
 
     def __init__(self, program: torch.export.ExportedProgram):

@@ -72,6 +72,35 @@ def take(work: Lowering, node: Node) -> Value:
     return y
 
 
+def topk(work: Lowering, node: Node) -> Value:
+    x, a = work.floating(node.inputs[0]), node.attrs
+    x, (before, of, after) = work.together(x, (a["dim"],))
+    y = work.new(x, shape=node.spec.shape)
+    scratch = work.scratch(2 * of * 4)
+    work.step("nw_topk", [x.at, y.at, scratch], before, of, a["k"], after, int(a["largest"]), writes=buffer(y))
+    return y
+
+
+def gather(work: Lowering, node: Node) -> Value:
+    """Whole rows are fetched where all their elements stand at one place."""
+    source, name = work.graph[node.inputs[1]], node.inputs[1]
+    dim, shape = node.attrs["dim"], node.spec.shape
+    x, index = work.values[node.inputs[0]], work.floating(name)
+    if any(a != b for d, (a, b) in enumerate(zip(x.shape, shape, strict=True)) if d != dim):
+        raise work.refuse("of some of the rows (its places must have the shape of its input but for one dimension)")
+    x = work.ordered(x, layout.natural(len(x.shape)))
+    before, of, after = math.prod(shape[:dim]), x.shape[dim], math.prod(shape[dim + 1 :])
+    if source.op == "expand" and work.values[source.inputs[0]].elements == before * shape[dim]:
+        index, each = work.floating(source.inputs[0]), 0
+    else:
+        each = 1
+    index = work.ordered(index, layout.natural(len(index.shape)))
+    y = work.new(x, shape=shape)
+    sizes = (before * x.steps, of, shape[dim], after, x.itemsize, each)
+    work.step("nw_gather", [x.at, index.at, y.at], *sizes, writes=buffer(y))
+    return y
+
+
 def expand(work: Lowering, node: Node) -> Value:
     return work.expanded(work.values[node.inputs[0]], node.spec.shape)
 
@@ -144,5 +173,5 @@ def interpolate(work: Lowering, node: Node) -> Value:
 
 RULES: dict[str, Rule] = {
     "input": graph_input, "constant": constant, "reshape": reshape, "permute": permute, "slice": slice_, "cat": cat, "pad": pad,
-    "take": take, "expand": expand, "max_pool2d": max_pool2d, "interpolate": interpolate,
+    "take": take, "topk": topk, "gather": gather, "expand": expand, "max_pool2d": max_pool2d, "interpolate": interpolate,
 }  # fmt: skip
