@@ -33,7 +33,7 @@ from netwright.core.decision import Confident, Control, from_json, to_json
 from netwright.core.errors import BundleError
 from netwright.core.files import write_bytes, write_json
 from netwright.core.graph import Graph
-from netwright.deploy.c99 import chosen_isa, compile_c, emit, sizes
+from netwright.deploy.c99 import chosen_isa, chosen_threads, compile_c, emit, sizes
 from netwright.deploy.loader import CompiledModel
 from netwright.deploy.package import Vectors, package
 
@@ -189,7 +189,7 @@ class Bundle:
         Raises:
             CompilerError: no compiler, or it refused.
         """
-        digest = _sha256(f"{self.manifest['files']['model.c']} {chosen_isa()} {_processor()}".encode())[:12]
+        digest = _sha256(f"{self.manifest['files']['model.c']} {chosen_isa()} {chosen_threads()} {_processor()}".encode())[:12]
         library = self.path / "build" / f"model-{digest}.so"
         if not library.is_file():
             compile_c(self.path / "model.c", library)

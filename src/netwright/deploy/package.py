@@ -74,6 +74,11 @@ endif()
 option(NETWRIGHT_PORTABLE "plain C kernels, for any processor" OFF)
 option(NETWRIGHT_DISPATCH "x86-64: plain C, AVX2 and AVX-512 kernels in one library, chosen when it runs" OFF)
 option(NETWRIGHT_NATIVE "kernels for the processor that compiles" ON)
+set(NETWRIGHT_THREADS 1 CACHE STRING "the most threads that share the steps of a large network")
+if(NETWRIGHT_THREADS GREATER 1)
+  find_package(Threads REQUIRED)
+  add_definitions(-DNETWRIGHT_THREADS=${{NETWRIGHT_THREADS}})
+endif()
 
 set(flags -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing)
 set(avx2 -mavx2 -mfma -mbmi2 -mpopcnt)
@@ -81,7 +86,7 @@ set(avx512 ${{avx2}} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -ma
 add_library({name} {name}.c)
 target_include_directories({name} PUBLIC ${{CMAKE_CURRENT_SOURCE_DIR}})
 target_compile_options({name} PRIVATE ${{flags}})
-target_link_libraries({name} PUBLIC m)
+target_link_libraries({name} PUBLIC m ${{CMAKE_THREAD_LIBS_INIT}})
 if(NETWRIGHT_DISPATCH)
   target_compile_definitions({name} PRIVATE NW_DISPATCH NETWRIGHT_PORTABLE)
   foreach(part avx2 avx512)
@@ -128,6 +133,8 @@ the exit that was taken where the network has several.
 | CMake `NETWRIGHT_DISPATCH=ON` | plain C, AVX2 and AVX-512 in one library, chosen when it runs |
 | environment `NETWRIGHT_ISA` | of such a library: portable, avx2 or avx512 forces one |
 | CMake `NETWRIGHT_PORTABLE=ON`, `NETWRIGHT_NATIVE=OFF` | plain C; the compiler's default instruction set |
+| `-DNETWRIGHT_THREADS=4 -pthread`, CMake `NETWRIGHT_THREADS=4` | up to four threads for the steps that are worth it |
+| environment `NETWRIGHT_THREADS` | of such a library: fewer threads |
 | `-fno-strict-aliasing` | needed: the arena holds numbers of several types in turn |
 | `-fno-math-errno -fno-trapping-math` | faster, no effect on results |
 """

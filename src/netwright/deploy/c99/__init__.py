@@ -9,6 +9,7 @@ from netwright.core.graph import Graph
 from netwright.deploy.c99.compile import ISAS as ISAS
 from netwright.deploy.c99.compile import Sizes as Sizes
 from netwright.deploy.c99.compile import chosen_isa as chosen_isa
+from netwright.deploy.c99.compile import chosen_threads as chosen_threads
 from netwright.deploy.c99.compile import compile_c as compile_c
 from netwright.deploy.c99.compile import find_compiler as find_compiler
 from netwright.deploy.c99.compile import sizes as sizes
@@ -18,7 +19,13 @@ from netwright.deploy.loader import CompiledModel
 
 
 def build(
-    graph: Graph, directory: Path | str, *, name: str = "model", isa: str | None = None, tree: Control | None = None
+    graph: Graph,
+    directory: Path | str,
+    *,
+    name: str = "model",
+    isa: str | None = None,
+    threads: int | None = None,
+    tree: Control | None = None,
 ) -> CompiledModel:
     """Emit, compile and load a network; `directory` keeps NAME.c, NAME.h and NAME.so.
 
@@ -28,5 +35,5 @@ def build(
     """
     emitted = emit(graph, name, tree)
     source = emitted.write(Path(directory))
-    library = compile_c(source, Path(directory) / f"{name}.so", isa=isa)
+    library = compile_c(source, Path(directory) / f"{name}.so", isa=isa, threads=threads)
     return CompiledModel(library, emitted.input_shapes, emitted.output_shapes, name=name)

@@ -75,7 +75,21 @@ def chosen_isa(isa: str | None = None) -> str:
     return isa
 
 
-def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None = None) -> Path:
+def chosen_threads(threads: int | None = None) -> int:
+    """The most threads to compile for: `threads`, else $NETWRIGHT_THREADS, else 1.
+
+    Raises:
+        CompilerError: not a number from 1 to 256.
+    """
+    given = os.environ.get("NETWRIGHT_THREADS") or "1"
+    count = threads if threads is not None else int(given) if given.isdigit() else 0
+    if not 1 <= count <= 256:
+        asked = given if threads is None else threads
+        raise CompilerError(f"A network can be compiled for 1 to 256 threads; {asked} was asked (threads, or NETWRIGHT_THREADS).")
+    return count
+
+
+def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None = None, threads: int | None = None) -> Path:
     """Compile a network to a shared library.
 
     Args:
@@ -83,6 +97,8 @@ def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None 
         out: the library to write; it appears whole or not at all. Options in $CFLAGS come after ours.
         isa: instruction set of the kernels: native (the default), portable, avx2, avx512, neon, or dispatch (x86: several
             in one library, which chooses when it runs); else $NETWRIGHT_ISA.
+        threads: the most that the steps of a large network are split among; else $NETWRIGHT_THREADS, else 1. When it runs, that
+            variable can make them fewer.
 
     Raises:
         CompilerError: no compiler, or it refused; with its output.
@@ -92,10 +108,13 @@ def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None 
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         path = source.write(Path(folder)) if isinstance(source, Emitted) else _c_file(Path(source))
         made = Path(folder) / "library.so"
-        command = [*find_compiler(), *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), str(path), "-o", str(made), "-lm"]
+        count = chosen_threads(threads)
+        pool = (f"-DNETWRIGHT_THREADS={count}", "-pthread") if count > 1 else ()
+        flags = [*FLAGS, *pool, *shlex.split(os.environ.get("CFLAGS", ""))]
+        command = [*find_compiler(), *flags, str(path), "-o", str(made), "-lm"]
         isa = chosen_isa(isa)
         if isa == "dispatch":
-            _dispatch(path, made)
+            _dispatch(path, made, flags)
             os.replace(made, out)
             return out
         try:
@@ -108,18 +127,18 @@ def compile_c(source: Path | str | Emitted, out: Path | str, *, isa: str | None 
     return out
 
 
-def _dispatch(source: Path, library: Path) -> None:
+def _dispatch(source: Path, library: Path, flags: list[str]) -> None:
     """One library with the kernels of `PARTS` and plain C; the weights are in it once."""
     if platform.machine() not in ("x86_64", "AMD64"):
         raise CompilerError(f"Kernels are chosen at run time on x86-64 only; this is {platform.machine()}. Use isa='native'.")
     compiler = find_compiler()
-    flags = [f for f in (*FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))) if f != "-shared"]
-    objects = []
+    objects, pool = [], ["-pthread"] if "-pthread" in flags else []
+    flags = [f for f in flags if f != "-shared"]
     for part in (*PARTS, "base"):
         objects.append(str(library.with_name(f"{part}.o")))
         how = ("-DNW_DISPATCH", "-DNETWRIGHT_PORTABLE") if part == "base" else (f"-DNW_PART=_{part}", *ISAS[part])
         _run([*compiler, *flags, *how, "-c", str(source), "-o", objects[-1]])
-    _run([*compiler, "-shared", *objects, "-o", str(library), "-lm"])
+    _run([*compiler, "-shared", *pool, *objects, "-o", str(library), "-lm"])
 
 
 def _c_file(path: Path) -> Path:

@@ -20,6 +20,7 @@ from netwright.deploy.c99.numbers import numbers
 from netwright.deploy.c99.plan import ALIGNMENT, Interval, aligned, place
 from netwright.deploy.c99.sections import BRANCH, CONFIDENT, END, Line, over_time, sections
 from netwright.deploy.c99.signature import Signature
+from netwright.deploy.c99.threads import RATES, TOGETHER, shared
 
 RULES: dict[str, Rule] = {**shapes.RULES, **floats.RULES, **products.RULES, **recurrent.RULES, **integers.RULES}
 C_TYPE = {"float32": "float", **{f"{sign}int{n}": f"{sign}int{n}_t" for sign in ("", "u") for n in (8, 16, 32)}}
@@ -106,12 +107,15 @@ def emit(graph: Graph, name: str = "model", tree: Control | None = None) -> Emit
     shapes_in = tuple(graph[i].spec.shape for i in graph.inputs)
     shapes_out = tuple(work.values[graph.outputs[o]].shape for o in results)
     signature = Signature.of(name, shapes_in, shapes_out)
-    functions, calls = _calls(lines, at)
-    kernels = _kernels({s.kernel for s in steps} - {BRANCH, END} | ({CONFIDENT} if isinstance(tree, Confident) else set()))
+    split = {id(steps[i]) for i in shared(steps, graph)}
+    functions, calls = _calls(lines, at, split)
+    extra = ({CONFIDENT} if isinstance(tree, Confident) else set()) | ({TOGETHER} if split else set())
+    kernels = _kernels({s.kernel for s in steps} - {BRANCH, END} | extra)
     arrays = "\n".join(_array(c, name) for c in consts.values())
     body = signature.body(calls)
     narrow = "#define NW_MULT16\n" if work.mult16 else ""
-    source = "\n".join([f'#include "{name}.h"\n{narrow}', kernels, arrays, "\n".join(functions), body])
+    pool = f"#if NETWRIGHT_THREADS > 1\n#define _GNU_SOURCE\n#define {TOGETHER} {name}_together\n#endif\n" if split else ""
+    source = "\n".join([f'{pool}#include "{name}.h"\n{narrow}', kernels, arrays, "\n".join(functions), body])
     weights = sum(c.data.nbytes for c in consts.values())
     intervals = [interval for _, interval in buffers]
     live = tuple((s.kernel, sum(aligned(b.size) for b in intervals if b.first <= i <= b.last)) for i, s in enumerate(steps))
@@ -141,8 +145,9 @@ def _literal(v: Literal) -> str:
     return str(v)
 
 
-def _calls(lines: Iterable[Line], at: dict[int, int]) -> tuple[list[str], list[str]]:
-    """One function for each distinct kernel and sizes, and the calls of them in order, with the C text between them."""
+def _calls(lines: Iterable[Line], at: dict[int, int], split: set[int]) -> tuple[list[str], list[str]]:
+    """One function for each distinct kernel and sizes, and the calls of them in order, with the C text between them. Steps in
+    `split` are done by several threads."""
     functions: dict[tuple[str, ...], str] = {}
     calls = []
     for step in lines:
@@ -156,16 +161,29 @@ def _calls(lines: Iterable[Line], at: dict[int, int]) -> tuple[list[str], list[s
             calls.append(f"if (*(const float *)({_pointer(step.pointers[0], at)}) != 0.0f) {{")
             continue
         literals = tuple(_literal(v) for v in step.literals)
-        key = (step.kernel, *("0" if p is None else "1" for p in step.pointers), *literals)
+        together = id(step) in split
+        key = (step.kernel, str(together), *("0" if p is None else "1" for p in step.pointers), *literals)
         number = list(functions).index(key) if key in functions else len(functions)
         if key not in functions:
             given = [f"p{i}" for i, p in enumerate(step.pointers) if p is not None]
             last = _written(step)
             parameters = ", ".join(f"{'' if f'p{i}' in last else 'const '}void *NW_RESTRICT p{i}"
                                    for i, p in enumerate(step.pointers) if p is not None)  # fmt: skip
-            arguments = ", ".join([*(f"p{i}" if f"p{i}" in given else "0" for i in range(len(step.pointers))), *literals])
-            functions[key] = f"NW_NOINLINE void step{number}({parameters}) {{\n  {step.kernel}({arguments});\n}}"
-        calls.append(f"step{number}({', '.join(_pointer(p, at) for p in step.pointers if p is not None)});")
+            share = ["share" if together else "NW_ALL"] if step.kernel in RATES else []
+            arguments = ", ".join([*(f"p{i}" if f"p{i}" in given else "0" for i in range(len(step.pointers))), *literals, *share])
+            more = ", nw_share share" if together else ""
+            functions[key] = f"NW_NOINLINE void step{number}({parameters}{more}) {{\n  {step.kernel}({arguments});\n}}"
+            if together:
+                places = ", ".join(f"p[{i}]" for i in range(len(given)))
+                functions[key] += (
+                    f"\nstatic void part{number}(void *const *p, nw_share share) {{ step{number}({places}, share); }}"
+                )
+        given_to = [_pointer(p, at) for p in step.pointers if p is not None]
+        if together:
+            array = ", ".join(f"(void *)({p})" for p in given_to)
+            calls.append(f"{TOGETHER}(part{number}, (void *[]){{{array}}});")
+        else:
+            calls.append(f"step{number}({', '.join(given_to)});")
     return list(functions.values()), calls
 
 

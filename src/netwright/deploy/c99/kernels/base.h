@@ -28,6 +28,11 @@
 #else
 #define NW_SHARED static
 #endif
+#if defined(NW_PART) || defined(NW_DISPATCH)
+#define NW_POOL __attribute__((visibility("hidden")))
+#else
+#define NW_POOL NW_NOINLINE
+#endif
 #define NW_JOIN_(a, b) a##b
 #define NW_JOIN(a, b) NW_JOIN_(a, b)
 
@@ -74,6 +79,18 @@ typedef int16_t nw_mult;
 #else
 typedef int32_t nw_mult;
 #endif
+
+/* What one of several threads does of a step; the pieces from nw_first to that of the next part are its own. */
+#if !defined(NETWRIGHT_THREADS)
+#define NETWRIGHT_THREADS 1
+#endif
+typedef struct {
+  int part, parts;
+} nw_share;
+#define NW_ALL ((nw_share){0, 1})
+NW_INLINE int nw_first(int n, nw_share s, int next) { return (int)((long)n * (s.part + next) / s.parts); }
+/* Whether n pieces, computed in tiles of `tile`, are enough to be split among all threads. */
+#define NW_SPLITS(n, tile) ((n) >= 4 * NETWRIGHT_THREADS * (tile))
 
 NW_INLINE int nw_size(int type) { return type == NW_U8 || type == NW_I8 ? 1 : 4; }
 

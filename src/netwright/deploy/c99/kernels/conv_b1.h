@@ -254,8 +254,14 @@ NW_INLINE void nw_conv_b1(const uint32_t *NW_RESTRICT x, const uint32_t *NW_REST
                           const nw_mult *NW_RESTRICT mult, const uint8_t *NW_RESTRICT shift, const uint8_t *NW_RESTRICT rows,
                           const uint8_t *NW_RESTRICT columns, const uint32_t *NW_RESTRICT missed, const void *NW_RESTRICT res, void *NW_RESTRICT y,
                           int32_t *NW_RESTRICT base, int T, int FH, int FW, int OH, int OW, int G, int I, int OC, int KH, int KW, int SH,
-                          int SW, int DH, int DW, int CLASSES, int P, int NB, nw_end end) {
-  const int blocks = (OC + 15) / 16, words = (I + 31) / 32, pixels = OH * OW;
+                          int SW, int DH, int DW, int CLASSES, int P, int NB, nw_end end, nw_share s) {
+  const int blocks = (OC + 15) / 16, words = (I + 31) / 32, pixels = OH * OW, bands = (blocks + NB - 1) / NB;
+  const nw_share across = NW_SPLITS(pixels, P) ? NW_ALL : s, along = NW_SPLITS(pixels, P) ? s : NW_ALL;
+  const int stop = nw_first(pixels, along, 1);
+#if NETWRIGHT_THREADS > 1
+  int32_t own[(CLASSES + KH * KW) * NB * 16];
+  base = own;
+#endif
   const long LD = (long)G * words, block = (long)KH * KW * words * 16;
 #if defined(NW_B1_TABLE)
   uint8_t nibbles[NW_MIN(KH * KW * words, NW_B1_STEPS) * 128 * 4] NW_ALIGNED;
@@ -263,7 +269,7 @@ NW_INLINE void nw_conv_b1(const uint32_t *NW_RESTRICT x, const uint32_t *NW_REST
   const uint8_t *nibbles = 0;
 #endif
   for (int g = 0; g < G; g++)
-    for (int b = 0; b < blocks; b += NB) {
+    for (int b = nw_first(bands, across, 0) * NB; b < nw_first(bands, across, 1) * NB; b += NB) {
       const int N = NW_MIN(NB, blocks - b), OCS = NW_MIN(16 * NB, OC - b * 16);
       const long o = ((long)g * blocks + b) * 16;
       const nw_taps taps = {w + ((long)g * blocks + b) * block, block, (long)DH * FW * LD, DW * LD, KH, KW, words};
@@ -272,8 +278,8 @@ NW_INLINE void nw_conv_b1(const uint32_t *NW_RESTRICT x, const uint32_t *NW_REST
       if (KH * KW * words <= NW_B1_STEPS) nw_nibbles(taps, nibbles, N);
 #endif
       for (int t = 0; t < T; t++)
-        for (int first = 0; first < pixels; first += P) {
-          const int p0 = NW_MIN(first, pixels - P);
+        for (int first = nw_first(pixels, along, 0); first < stop; first += P) {
+          const int p0 = NW_MIN(first, stop - P);
           const uint32_t *xp[12];
           const int32_t *bp[12];
           long at[12];

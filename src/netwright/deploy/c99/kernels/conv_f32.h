@@ -47,10 +47,11 @@ NW_INLINE void nw_conv_tile_f32(const float *NW_RESTRICT x, const float *NW_REST
 NW_INLINE void nw_conv_band_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT w, const float *NW_RESTRICT bias,
                                 const float *NW_RESTRICT res, float *NW_RESTRICT y, int IW, int LD, int OH, int OW, int LDY,
                                 int IC, int OCS, int KH, int KW, int SH, int SW, int DH, int DW, int PR, int PW, int NB,
-                                int RELU) {
-  for (int y0 = 0; y0 < OH; y0 += PR)
-    for (int x0 = 0; x0 < OW; x0 += PW) {
-      const int oy = NW_MIN(y0, OH - PR), ox = NW_MIN(x0, OW - PW);
+                                int RELU, nw_share down, nw_share along) {
+  const int below = nw_first(OH, down, 1), beyond = nw_first(OW, along, 1);
+  for (int y0 = nw_first(OH, down, 0); y0 < below; y0 += PR)
+    for (int x0 = nw_first(OW, along, 0); x0 < beyond; x0 += PW) {
+      const int oy = NW_MIN(y0, below - PR), ox = NW_MIN(x0, beyond - PW);
       const long at = ((long)oy * OW + ox) * LDY;
       nw_conv_tile_f32(x + ((long)oy * SH * IW + ox * SW) * LD, w, bias, res ? res + at : 0, y + at, IW, LD, OW, LDY, IC, OCS,
                        KH, KW, SH, SW, DH, DW, PR, PW, NB, RELU);
@@ -61,20 +62,23 @@ NW_INLINE void nw_conv_band_f32(const float *NW_RESTRICT x, const float *NW_REST
 NW_INLINE void nw_conv_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT w, const float *NW_RESTRICT bias,
                            const float *NW_RESTRICT res, float *NW_RESTRICT y, int IW, int LD, int OH, int OW, int G, int IC,
                            int OC, int KH, int KW, int SH, int SW, int DH, int DW, int PR, int PW, int NB, int HAS_RES,
-                           int RELU) {
+                           int RELU, nw_share s) {
   const int blocks = (OC + 15) / 16, whole = blocks / NB * NB - (blocks % NB == 0 && OC % 16 ? NB : 0);
   const long block = (long)KH * KW * IC * 16;
   const float *r = HAS_RES ? res : 0;
+  const nw_share down = NW_SPLITS(OH, PR) ? s : NW_ALL, along = !NW_SPLITS(OH, PR) && NW_SPLITS(OW, PW) ? s : NW_ALL;
+  const nw_share across = NW_SPLITS(OH, PR) || NW_SPLITS(OW, PW) ? NW_ALL : s;
+  const int bands = whole / NB;
   for (int g = 0; g < G; g++) {
     const float *xg = x + g * IC, *wg = w + g * blocks * block, *bg = bias + g * blocks * 16;
     const long o0 = (long)g * OC;
-    for (int b = 0; b < whole; b += NB)
+    for (int b = nw_first(bands, across, 0) * NB; b < nw_first(bands, across, 1) * NB; b += NB)
       nw_conv_band_f32(xg, wg + b * block, bg + b * 16, r ? r + o0 + b * 16 : 0, y + o0 + b * 16, IW, LD, OH, OW, G * OC, IC,
-                       NB * 16, KH, KW, SH, SW, DH, DW, PR, PW, NB, RELU);
-    if (whole < blocks) {
+                       NB * 16, KH, KW, SH, SW, DH, DW, PR, PW, NB, RELU, down, along);
+    if (whole < blocks && across.part == across.parts - 1) {
       const int rest = blocks - whole;
       nw_conv_band_f32(xg, wg + whole * block, bg + whole * 16, r ? r + o0 + whole * 16 : 0, y + o0 + whole * 16, IW, LD, OH, OW,
-                       G * OC, IC, OC - whole * 16, KH, KW, SH, SW, DH, DW, PR, PW, rest, RELU);
+                       G * OC, IC, OC - whole * 16, KH, KW, SH, SW, DH, DW, PR, PW, rest, RELU, down, along);
     }
   }
 }
@@ -104,21 +108,23 @@ NW_INLINE void nw_dw_tile_f32(const float *NW_RESTRICT x, const float *NW_RESTRI
 
 NW_INLINE void nw_dwconv_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT w, const float *NW_RESTRICT bias,
                              const float *NW_RESTRICT res, float *NW_RESTRICT y, int IW, int OH, int OW, int C, int KH, int KW,
-                             int SH, int SW, int DH, int DW, int PR, int PW, int HAS_RES, int RELU) {
+                             int SH, int SW, int DH, int DW, int PR, int PW, int HAS_RES, int RELU, nw_share s) {
   const float *r = HAS_RES ? res : 0;
   const int whole = C / NW_VL * NW_VL;
-  for (int c = 0; c < whole; c += NW_VL)
-    for (int y0 = 0; y0 < OH; y0 += PR)
+  const nw_share down = NW_SPLITS(OH, PR) ? s : NW_ALL, across = NW_SPLITS(OH, PR) ? NW_ALL : s;
+  const int above = nw_first(OH, down, 0), below = nw_first(OH, down, 1), vectors = whole / NW_VL;
+  for (int c = nw_first(vectors, across, 0) * NW_VL; c < nw_first(vectors, across, 1) * NW_VL; c += NW_VL)
+    for (int y0 = above; y0 < below; y0 += PR)
       for (int x0 = 0; x0 < OW; x0 += PW) {
-        const int oy = NW_MIN(y0, OH - PR), ox = NW_MIN(x0, OW - PW);
+        const int oy = NW_MIN(y0, below - PR), ox = NW_MIN(x0, OW - PW);
         const long at = ((long)oy * OW + ox) * C + c;
         nw_dw_tile_f32(x + ((long)oy * SH * IW + ox * SW) * C + c, w + (long)(c / 16) * KH * KW * 16 + c % 16, bias + c,
                        r ? r + at : 0, y + at, IW, OW, C, NW_VL, KH, KW, SH, SW, DH, DW, PR, PW, RELU);
       }
-  if (whole < C)
-    for (int y0 = 0; y0 < OH; y0 += PR)
+  if (whole < C && across.part == across.parts - 1)
+    for (int y0 = above; y0 < below; y0 += PR)
       for (int x0 = 0; x0 < OW; x0 += PW) {
-        const int oy = NW_MIN(y0, OH - PR), ox = NW_MIN(x0, OW - PW);
+        const int oy = NW_MIN(y0, below - PR), ox = NW_MIN(x0, OW - PW);
         const long at = ((long)oy * OW + ox) * C + whole;
         nw_dw_tile_f32(x + ((long)oy * SH * IW + ox * SW) * C + whole, w + (long)(whole / 16) * KH * KW * 16 + whole % 16,
                        bias + whole, r ? r + at : 0, y + at, IW, OW, C, C - whole, KH, KW, SH, SW, DH, DW, PR, PW, RELU);

@@ -77,16 +77,18 @@ NW_INLINE void nw_conv_tile_i8(const uint8_t *const *x, const int8_t *NW_RESTRIC
 NW_INLINE void nw_conv_i8(const uint8_t *NW_RESTRICT x, const int8_t *NW_RESTRICT w, const int32_t *NW_RESTRICT bias,
                           const nw_mult *NW_RESTRICT mult, const uint8_t *NW_RESTRICT shift, const void *NW_RESTRICT res,
                           void *NW_RESTRICT y, int T, int IH, int IW, int OH, int OW, int G, int I4, int OC, int KH, int KW, int SH,
-                          int SW, int DH, int DW, int P, int NB, int BITS, nw_end end) {
-  const int blocks = (OC + 15) / 16, LD = G * I4 * 4, pixels = OH * OW, last = (blocks - 1) / NB * NB;
+                          int SW, int DH, int DW, int P, int NB, int BITS, nw_end end, nw_share s) {
+  const int blocks = (OC + 15) / 16, LD = G * I4 * 4, pixels = OH * OW, last = (blocks - 1) / NB * NB, bands = last / NB + 1;
+  const nw_share across = NW_SPLITS(pixels, P) ? NW_ALL : s, along = NW_SPLITS(pixels, P) ? s : NW_ALL;
+  const int stop = nw_first(pixels, along, 1);
   const long block = (long)KH * KW * I4 * (BITS * 8), dy = (long)DH * IW * LD, dx = (long)DW * LD;
   for (int t = 0; t < T; t++)
     for (int g = 0; g < G; g++)
-      for (int b = 0; b < blocks; b += NB) {
+      for (int b = nw_first(bands, across, 0) * NB; b < nw_first(bands, across, 1) * NB; b += NB) {
         const int8_t *wb = w + ((long)g * blocks + b) * block;
         const long o = ((long)g * blocks + b) * 16;
-        for (int first = 0; first < pixels; first += P) {
-          const int p0 = NW_MIN(first, pixels - P);
+        for (int first = nw_first(pixels, along, 0); first < stop; first += P) {
+          const int p0 = NW_MIN(first, stop - P);
           const uint8_t *xp[12];
           long at[12];
           int oy = p0 / OW, ox = p0 % OW;
@@ -120,10 +122,10 @@ NW_INLINE void nw_dw_row_i8(const void *NW_RESTRICT x, const int8_t *NW_RESTRICT
 /* Depthwise: x a zero frame of codes of type XT, w [KH][KW][C]; bias, mult and shift [C], filled up to 16. */
 NW_INLINE void nw_dwconv_i8(const void *NW_RESTRICT x, const int8_t *NW_RESTRICT w, const int32_t *NW_RESTRICT bias,
                             const nw_mult *NW_RESTRICT mult, const uint8_t *NW_RESTRICT shift, void *NW_RESTRICT y, int XT, int T, int IH,
-                            int IW, int OH, int OW, int C, int KH, int KW, int SH, int SW, int DH, int DW, nw_end end) {
+                            int IW, int OH, int OW, int C, int KH, int KW, int SH, int SW, int DH, int DW, nw_end end, nw_share s) {
   const int P = OW < 4 ? OW : 4, whole = C / 16 * 16;
   for (int t = 0; t < T; t++)
-    for (int oy = 0; oy < OH; oy++)
+    for (int oy = nw_first(OH, s, 0); oy < nw_first(OH, s, 1); oy++)
       for (int x0 = 0; x0 < OW; x0 += P) {
         const int ox = NW_MIN(x0, OW - P);
         const long at = (((long)t * OH + oy) * OW + ox) * C, from = (((long)t * IH + oy * SH) * IW + ox * SW) * C;

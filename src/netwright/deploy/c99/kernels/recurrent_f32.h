@@ -21,7 +21,7 @@ NW_INLINE void nw_sequence_f32(const float *NW_RESTRICT x, const float *NW_RESTR
   for (int step = 0; step < T; step++) {
     const int t = REVERSE ? T - 1 - step : step;
     const float *NW_RESTRICT p = x + (long)t * N;
-    nw_conv_f32(h, w, bias, 0, g, 1, H, 1, 1, 1, H, N, 1, 1, 1, 1, 1, 1, 1, 1, NB, 0, 0);
+    nw_conv_f32(h, w, bias, 0, g, 1, H, 1, 1, 1, H, N, 1, 1, 1, 1, 1, 1, 1, 1, NB, 0, 0, NW_ALL);
     for (int j = 0; j < H; j++) {
       if (KIND == NW_LSTM) {
         c[j] = nw_sigmoid(p[H + j] + g[H + j]) * c[j] + nw_sigmoid(p[j] + g[j]) * nw_tanh(p[2 * H + j] + g[2 * H + j]);
