@@ -15,7 +15,7 @@ from netwright.core.errors import BundleError
 from netwright.core.files import write_text
 from netwright.core.graph import Graph
 from netwright.deploy.c99 import floats, integers, products, recurrent, shapes
-from netwright.deploy.c99.lower import Buffer, Const, Literal, Pointer, Rule, Step, lower
+from netwright.deploy.c99.lower import Buffer, Const, Literal, Pointer, Rule, Step, lower, whole
 from netwright.deploy.c99.numbers import numbers
 from netwright.deploy.c99.plan import ALIGNMENT, Interval, aligned, place
 from netwright.deploy.c99.sections import BRANCH, CONFIDENT, END, Line, over_time, sections
@@ -127,7 +127,7 @@ def _buffers(steps: Sequence[Step]) -> list[tuple[Buffer, Interval]]:
     last: dict[int, int] = {}
     found: dict[int, Buffer] = {}
     for i, step in enumerate(steps):
-        for p in step.pointers:
+        for p in map(whole, step.pointers):
             if isinstance(p, Buffer) and not p.external:
                 found[id(p)] = p
                 first.setdefault(id(p), i)
@@ -197,7 +197,9 @@ def _pointer(p: Pointer, at: dict[int, int]) -> str:
     if isinstance(p, Const):
         return p.name
     assert isinstance(p, Buffer)
-    return p.external or f"a + {at[id(p)]}"
+    if p.whole.external:
+        return f"(unsigned char *){p.whole.external} + {p.start}" if p.inside else p.external
+    return f"a + {at[id(p.whole)] + p.start}"
 
 
 def _kernels(names: set[str]) -> str:

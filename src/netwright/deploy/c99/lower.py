@@ -24,10 +24,23 @@ C_TYPES = {"u8": "NW_U8", "i8": "NW_I8", "i32": "NW_I32", "f32": "NW_F32"}
 
 @dataclass(eq=False)
 class Buffer:
-    """Memory for one tensor (all its time steps) or for scratch; `external` names an argument of the C function."""
+    """Memory for one tensor (all its time steps) or for scratch; `external` names an argument of the C function. A part of
+    another buffer lies `offset` bytes `inside` it."""
 
     size: int
     external: str = ""
+    inside: Buffer | None = None
+    offset: int = 0
+
+    @property
+    def whole(self) -> Buffer:
+        """The buffer that it is a part of, or itself."""
+        return self.inside.whole if self.inside else self
+
+    @property
+    def start(self) -> int:
+        """Bytes from the start of `whole`."""
+        return self.offset + (self.inside.start if self.inside else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +256,11 @@ class Lowering:
         return None if found is None else found.astype(np.int64)
 
 
+def whole(p: Pointer) -> Pointer:
+    """The buffer that a pointer is a part of."""
+    return p.whole if isinstance(p, Buffer) else p
+
+
 def buffer(x: Value) -> Buffer:
     assert isinstance(x.at, Buffer)
     return x.at
@@ -351,14 +369,12 @@ def _finish(work: Lowering, result: Value, name: str) -> Buffer:
     if result.type != "f32" or result.steps != 1:
         raise work.refuse(f"as the output of the network, of type {result.type} (end in floats, with dequantize)")
     result = work.ordered(result, layout.natural(len(result.shape)))
-    at, out = result.at, Buffer(result.total * 4, name)
-    others = [s for s in work.steps if at in s.pointers and s.writes is not at]
-    shared = sum(work.values[o].at is at for o in work.graph.outputs) > 1
-    if isinstance(at, Const) or at.external or others or shared:
+    at = result.at
+    others = [s for s in work.steps if s.writes.whole is not at and any(whole(p) is at for p in s.pointers)]
+    shared = sum(whole(work.values[o].at) is whole(at) for o in work.graph.outputs) > 1
+    if isinstance(at, Const) or at.external or at.inside or others or shared:
+        out = Buffer(result.total * 4, name)
         work.step("nw_place", [at, out], 1, result.total, result.total, 0, 4, writes=out)
         return out
-    for step in work.steps:
-        step.pointers = [out if p is at else p for p in step.pointers]
-        if step.writes is at:
-            step.writes = out
-    return out
+    at.external = name
+    return at

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from netwright.core.decision import Confident, Exit, Tree
-from netwright.deploy.c99.lower import Buffer, Lowering, Pointer, Step
+from netwright.deploy.c99.lower import Buffer, Lowering, Pointer, Step, whole
 
 Line = Step | str  # a call, or C text
 CONFIDENT = "nw_confident"
@@ -18,11 +18,11 @@ BRANCH, END = "if", "}"  # stand for a kernel in the step that reads a condition
 
 def needed(steps: Sequence[Step], wanted: Iterable[Pointer]) -> list[int]:
     """Numbers of the steps that fill `wanted`, and of those that fill what they read, in order."""
-    ids, kept = {id(p) for p in wanted}, []
+    ids, kept = {id(whole(p)) for p in wanted}, []
     for i in range(len(steps) - 1, -1, -1):
-        if id(steps[i].writes) in ids:
+        if id(steps[i].writes.whole) in ids:
             kept.append(i)
-            ids.update(id(p) for p in steps[i].pointers)
+            ids.update(id(whole(p)) for p in steps[i].pointers)
     return kept[::-1]
 
 
@@ -72,8 +72,8 @@ def over_time(work: Lowering, control: Confident) -> list[Line]:
     steps = [work.steps[i] for i in needed(work.steps, [output])]
     at = [0 if s.kernel in ("nw_rest", "nw_clear") else 2 if s.kernel == "nw_accumulate" else stage[s.node] for s in steps]
     first, loop, behind = ([s for s, a in zip(steps, at, strict=True) if a == i] for i in range(3))
-    made = {id(s.writes) for s in (*loop, *behind)} - {id(s.writes) for s in first}
-    outer = {id(p): p for s in (*loop, *behind) for p in s.pointers if isinstance(p, Buffer) and id(p) not in made}
+    made = {id(s.writes.whole) for s in (*loop, *behind)} - {id(s.writes.whole) for s in first}
+    outer = {id(p): p for s in (*loop, *behind) for p in map(whole, s.pointers) if isinstance(p, Buffer) and id(p) not in made}
     mean = f"{float(time - start)!r}f / (float)(t + 1 - {start})"
     logits = work.graph[graph.outputs[0]].spec.elements
     return [

@@ -105,6 +105,13 @@ def expand(work: Lowering, node: Node) -> Value:
     return work.expanded(work.values[node.inputs[0]], node.spec.shape)
 
 
+def _only_for(work: Lowering, at: Buffer, node: Node) -> bool:
+    """Nobody but `node` reads what lies at `at`, which is a place of its own."""
+    names = {name for name, value in work.values.items() if value.at is at}
+    readers = {reader.name for name in names for reader in work.readers[name]}
+    return not at.external and not at.inside and readers <= names | {node.name} and not names & set(work.graph.outputs)
+
+
 def cat(work: Lowering, node: Node) -> Value:
     xs, dim = [work.values[name] for name in node.inputs], node.attrs["dim"] % len(node.spec.shape)
     first = xs[0]
@@ -119,6 +126,10 @@ def cat(work: Lowering, node: Node) -> Value:
     at = 0
     for x in xs:
         x = work.ordered(x, order)
+        if before == 1 and isinstance(x.at, Buffer) and x.at.size == x.shape[dim] * after and _only_for(work, x.at, node):
+            x.at.inside, x.at.offset = buffer(y), at * after  # made where it belongs
+            at += x.shape[dim]
+            continue
         work.step("nw_place", [x.at, y.at], before, x.shape[dim], shape[dim], at, after, writes=buffer(y))
         at += x.shape[dim]
     return y
