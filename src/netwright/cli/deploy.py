@@ -21,6 +21,8 @@ def deploy(
     weights: Path | None = None,
     onnx: bool = True,
     plan: bool = False,
+    picture: Path | None = None,
+    strips: float | None = None,
     target: str | None = None,
     json: bool = False,
 ) -> None:
@@ -34,6 +36,8 @@ def deploy(
     weights: a safetensors file with the model's state (otherwise as the model builds itself).
     onnx: also write model.onnx.
     plan: only say how much flash and RAM it will take, and which step needs most; nothing is compiled or written.
+    picture: with --plan, draw the arena over time into this SVG file.
+    strips: compute large parts strip by strip to need less RAM; at most this share of the operations is done twice, 0.3 say.
     target: also build it for another processor (cortex-m4, cortex-m7, aarch64) and run it there in QEMU.
     json: print JSON.
     """
@@ -62,7 +66,7 @@ def deploy(
             raise NetwrightError(f"{weights} does not fit {model}: {str(error).splitlines()[0]}") from error
         graph = trace(merge(module), torch.zeros(sizes))
     if plan:
-        return _plan(graph, tree, target, json)
+        return _plan(graph, tree, strips, picture, target, json)
     exported, note = None, ""
     if tree is not None:
         ways = "time steps" if isinstance(tree, Confident) else f"{len(list(exits(tree)))} exits"
@@ -72,10 +76,10 @@ def deploy(
             exported = to_onnx(graph)
         except Unsupported as error:
             note = f"no model.onnx: {error}"
-    bundle = write_bundle(graph, out, form="float", info={"model": model}, onnx=exported, tree=tree)
+    bundle = write_bundle(graph, out, form="float", info={"model": model}, onnx=exported, tree=tree, most_repeated=strips)
     facts: dict[str, Any] = {"bundle": str(bundle.path), "sizes": bundle.sizes, "macs": graph.macs, "note": note}
     if target is not None:
-        facts["target"] = _on(graph, tree, target, out)
+        facts["target"] = _on(graph, tree, strips, target, out)
     if json:
         return write_json(facts)
     if target is not None:
@@ -84,16 +88,23 @@ def deploy(
     return write("\n".join([f"Bundle: {bundle.path}", *lines, *([note] if note else [])]))
 
 
-def _plan(graph: Graph, tree: Control | None, target: str | None, json: bool) -> None:
+def _plan(graph: Graph, tree: Control | None, strips: float | None, picture: Path | None, target: str | None, json: bool) -> None:
     """Flash and RAM before anything is compiled."""
+    from netwright.core.files import write_text
     from netwright.core.target import Target
     from netwright.deploy.c99 import emit
+    from netwright.deploy.c99.picture import draw_arena
     from netwright.deploy.cross import STACK_BYTES, check_budget
 
-    emitted = emit(graph, tree=tree)
+    emitted = emit(graph, tree=tree, most_repeated=strips)
     floats = sum(4 * math.prod(s) for s in (*emitted.input_shapes, *emitted.output_shapes))
-    facts = {"flash_weight_bytes": emitted.weight_bytes, "ram_arena_bytes": emitted.arena_bytes, "ram_in_and_out_bytes": floats,
-             "ram_stack_bytes": STACK_BYTES, "how": "counted; the code comes on top of the flash, some 10 to 60 KB"}  # fmt: skip
+    facts: dict[str, Any] = {"flash_weight_bytes": emitted.weight_bytes, "ram_arena_bytes": emitted.arena_bytes,
+             "ram_in_and_out_bytes": floats, "ram_stack_bytes": STACK_BYTES,
+             "how": "counted; the code comes on top of the flash, some 10 to 60 KB"}  # fmt: skip
+    if strips is not None and emitted.strips is not None:
+        facts |= {"strips": dict(emitted.strips.segments), "repeated_share": round(emitted.strips.repeated, 4)}
+    if picture is not None:
+        write_text(picture, draw_arena(emitted))
     steps = [{"step": i, "kernel": kernel, "live_bytes": live} for i, (kernel, live) in enumerate(emitted.live)]
     if target is not None:
         check_budget(emitted, Target.load(target))
@@ -107,20 +118,20 @@ def _plan(graph: Graph, tree: Control | None, target: str | None, json: bool) ->
     write(table)
     return write(
         "\n".join(
-            f"{key.replace('_', ' '):<22} {value:,}" if isinstance(value, int) else f"{key}: {value}"
+            f"{key.replace('_', ' '):<22} {value:,}" if isinstance(value, int) else f"{key.replace('_', ' ')}: {value}"
             for key, value in facts.items()
         )
     )
 
 
-def _on(graph: Graph, tree: Control | None, target: str, out: Path) -> dict[str, Any]:
+def _on(graph: Graph, tree: Control | None, strips: float | None, target: str, out: Path) -> dict[str, Any]:
     """The network on another processor, in QEMU: its size, its instructions, and how its outputs compare with this machine's."""
     import numpy as np
 
     from netwright.deploy.c99 import build, emit
     from netwright.deploy.cross import cross_build
 
-    emitted = emit(graph, tree=tree)
+    emitted = emit(graph, tree=tree, most_repeated=strips)
     x = np.random.default_rng(0).standard_normal((3, *emitted.input_shape[1:]), dtype=np.float32)
     made = cross_build(emitted, target, out / target)
     got, instructions = made.run(x)

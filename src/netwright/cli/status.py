@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from netwright.cli.console import write, write_json
@@ -24,6 +25,14 @@ def catalogues() -> Iterator[tuple[str, Catalogue]]:
         yield module.__name__.removeprefix("netwright.").replace(".", "/"), module.CATALOGUE
 
 
+def techniques() -> Iterator[ModuleType]:
+    """Modules that are a method without a choice between methods; each has its `paper`."""
+    from netwright.deploy.c99 import fuse, patches, sparse
+    from netwright.design import paths
+
+    yield from (paths, fuse, patches, sparse)
+
+
 def entries() -> list[dict[str, Any]]:
     """One row a method."""
     rows = []
@@ -33,6 +42,10 @@ def entries() -> list[dict[str, Any]]:
             where = source[source.rindex("netwright/") :] if "netwright/" in source else source
             for paper in (cls.paper, *getattr(cls, "also", ())):
                 rows.append({"room": folder, "kind": found.kind, "name": name, "file": f"src/{where}", "paper": paper})
+    for module in techniques():
+        *room, name = module.__name__.removeprefix("netwright.").split(".")
+        where = "src/" + module.__name__.replace(".", "/") + ".py"
+        rows.append({"room": "/".join(room), "kind": "technique", "name": name, "file": where, "paper": module.paper})
     return rows
 
 

@@ -223,6 +223,7 @@ def write_bundle(
     onnx: bytes | None = None,
     name: str = "model",
     tree: Control | None = None,
+    most_repeated: float | None = None,
 ) -> Bundle:
     """Write a graph as a bundle; the manifest is written last, so that half a bundle is never taken for a whole one.
 
@@ -234,6 +235,7 @@ def write_bundle(
         onnx: the same network as an ONNX file, where there is one.
         name: of the network.
         tree: of a dynamic network, as `design.paths.trace_paths` gives it with the graph.
+        most_repeated: make the arena smaller, see `emit`.
 
     Raises:
         Unsupported: an operation that the C99 back end cannot take.
@@ -244,7 +246,7 @@ def write_bundle(
         raise BundleError(f"A bundle cannot have the form {form!r}; the forms are {', '.join(FORMS)}.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    emitted = emit(graph, tree=tree)
+    emitted = emit(graph, tree=tree, most_repeated=most_repeated)
     contents = {
         "graph.json": (json.dumps(graph.to_json(), indent=1, default=_plain) + "\n").encode(),
         "weights.safetensors": save_weights({k: np.ascontiguousarray(v) for k, v in graph.values.items()}),

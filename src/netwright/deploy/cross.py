@@ -79,7 +79,8 @@ def check_budget(emitted: Emitted, target: Target, code_bytes: int = 16384) -> N
         if needed.get(memory, 0) > has:
             raise BundleError(
                 f"The network needs {needed[memory]:,} bytes of {memory} and {target.name} has {has:,}. Use a smaller network "
-                "or input, or compress it (int8, ternary, binary)."
+                "or input, compress it (int8, ternary, binary)"
+                + (", or compute large parts in strips (--strips 0.3)." if memory == "ram" else ".")
             )
 
 

@@ -17,6 +17,7 @@ from netwright.core.graph import Graph
 from netwright.deploy.c99 import floats, integers, products, recurrent, shapes
 from netwright.deploy.c99.lower import Buffer, Const, Literal, Pointer, Rule, Step, lower, whole
 from netwright.deploy.c99.numbers import numbers
+from netwright.deploy.c99.patches import Patched, patched
 from netwright.deploy.c99.plan import ALIGNMENT, Interval, aligned, place
 from netwright.deploy.c99.sections import BRANCH, CONFIDENT, END, Line, over_time, sections
 from netwright.deploy.c99.signature import Signature
@@ -28,11 +29,20 @@ SLACK = ALIGNMENT  # vector loads of the last channels may read this far beyond 
 
 
 @dataclass(frozen=True)
+class Place:
+    """A buffer in the arena: its size and the steps it lives in, and where it starts, in bytes."""
+
+    interval: Interval
+    offset: int
+
+
+@dataclass(frozen=True)
 class Emitted:
     """Source of a network and what it needs.
 
     `weight_bytes`: bytes of all constant arrays; `arena_bytes`: bytes of the arena; shapes with batch 1, in the order of the
-    arguments of the C function.
+    arguments of the C function. `live`: kernel and bytes in use of every step; `places`: of every buffer; `strips`: what is
+    computed in parts.
     """
 
     name: str
@@ -43,6 +53,8 @@ class Emitted:
     input_shapes: tuple[tuple[int, ...], ...]
     output_shapes: tuple[tuple[int, ...], ...]
     live: tuple[tuple[str, int], ...] = ()
+    places: tuple[Place, ...] = ()
+    strips: Patched | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -72,7 +84,7 @@ class Emitted:
         return folder / f"{self.name}.c"
 
 
-def emit(graph: Graph, name: str = "model", tree: Control | None = None) -> Emitted:
+def emit(graph: Graph, name: str = "model", tree: Control | None = None, most_repeated: float | None = None) -> Emitted:
     """Compile a graph (float, integer, binary or spiking; batch 1, float inputs and outputs) to C99.
 
     Args:
@@ -81,6 +93,8 @@ def emit(graph: Graph, name: str = "model", tree: Control | None = None) -> Emit
         tree: of a dynamic network, which outputs are conditions and which are results (see `design.paths`); the function then
             computes only what the path of its input needs, and returns the number of the exit that it took. Of a spiking
             network a `Confident`: time steps one by one until the answer is sure; it returns how many it took.
+        most_repeated: make the arena smaller by computing parts of the network strip by strip (see `patches`), where at most this
+            share of all multiply-accumulates is done twice; None: no strips.
 
     Raises:
         Unsupported: an operation without a kernel, by name and module path.
@@ -90,6 +104,8 @@ def emit(graph: Graph, name: str = "model", tree: Control | None = None) -> Emit
     from netwright.design.fold import fold  # here: the room of designs loads torch, which running a bundle does not need
 
     graph = fold(graph)
+    strips = Patched(graph, 0.0, {}) if most_repeated is None else patched(graph, most_repeated)
+    graph = strips.graph
     if isinstance(tree, Confident):
         results: Sequence[int] = (0,)
         work = lower(graph, RULES, stepwise=True)
@@ -118,8 +134,9 @@ def emit(graph: Graph, name: str = "model", tree: Control | None = None) -> Emit
     source = "\n".join([f'{pool}#include "{name}.h"\n{narrow}', kernels, arrays, "\n".join(functions), body])
     weights = sum(c.data.nbytes for c in consts.values())
     intervals = [interval for _, interval in buffers]
+    places = tuple(Place(interval, at[id(b)]) for b, interval in buffers)
     live = tuple((s.kernel, sum(aligned(b.size) for b in intervals if b.first <= i <= b.last)) for i, s in enumerate(steps))
-    return Emitted(name, source, signature.header(arena), weights, arena, shapes_in, shapes_out, live)
+    return Emitted(name, source, signature.header(arena), weights, arena, shapes_in, shapes_out, live, places, strips)
 
 
 def _buffers(steps: Sequence[Step]) -> list[tuple[Buffer, Interval]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from netwright.core.graph import Node
 from netwright.deploy.c99 import layout, pack
-from netwright.deploy.c99.lower import Const, Lowering, Pointer, Rule, Value, buffer
+from netwright.deploy.c99.lower import Const, Lowering, Pointer, Rule, Value, buffer, whole
 from netwright.deploy.c99.sparse import sparse_pointwise
 
 ACTS = {
@@ -172,7 +172,7 @@ def activation(work: Lowering, node: Node) -> Value:
     constants = {"leaky_relu": ("slope", 0.01), "elu": ("alpha", 1.0), "softplus": ("beta", 1.0), "pow": ("scalar", 1.0)}
     if node.op in constants:
         low, high = a.get(*constants[node.op]), a.get("threshold", 20.0)
-    if any(s.writes is x.at for s in work.steps) and _alone(work, x):
+    if any(s.writes.whole is whole(x.at) for s in work.steps) and _alone(work, x):
         work.step("nw_act_in_place_f32", [x.at], x.total, name, float(low), float(high), writes=buffer(x))
         return x
     y = work.new(x)
@@ -182,7 +182,7 @@ def activation(work: Lowering, node: Node) -> Value:
 
 def _alone(work: Lowering, x: Value) -> bool:
     """Nothing but the present node is still to read the buffer of x, which may then be overwritten."""
-    names = [name for name, v in work.values.items() if v.at is x.at]
+    names = [name for name, v in work.values.items() if whole(v.at) is whole(x.at)]
     readers = {r.name for name in names for r in work.readers[name] if r.name not in work.values}
     return readers <= {work.node.name} and not any(name in work.graph.outputs for name in names)
 
@@ -207,6 +207,9 @@ def binary(work: Lowering, node: Node) -> Value:
     z = replace(z, shape=(1,) * missing + z.shape, order=(*range(missing), *(d + missing for d in z.order)))
     dims = tuple(d for d, n in enumerate(z.shape) if n > 1)
     sizes = layout.split(x.shape, x.order, dims)
+    if node.attrs.get("in_place") and sizes == (1, x.elements, 1):
+        work.step("nw_add_in_place_f32", [x.at, work.ordered(z, x.order).at], x.elements, writes=buffer(x))
+        return x
     if sizes is None and isinstance(z.at, Const):  # stored in full: there is no kernel for gaps
         z, sizes = work.expanded(z, x.shape), (1, x.elements, 1)
     elif sizes is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -57,6 +59,8 @@ def slice_(work: Lowering, node: Node) -> Value:
     count = len(range(start, stop, step))
     x, (before, of, after) = work.together(x, (dim,))
     y = work.new(x, shape=tuple(count if d == dim else n for d, n in enumerate(x.shape)))
+    if before == 1 and step == 1 and isinstance(x.at, Buffer):
+        return replace(y, at=Buffer(buffer(y).size, "", x.at, start * after * x.itemsize))  # it lies in one piece already
     work.step("nw_slice", [x.at, y.at], before, of, count, start, step, after * x.itemsize, writes=buffer(y))
     return y
 
@@ -112,6 +116,16 @@ def _only_for(work: Lowering, at: Buffer, node: Node) -> bool:
     return not at.external and not at.inside and readers <= names | {node.name} and not names & set(work.graph.outputs)
 
 
+def _side_by_side(xs: Sequence[Value]) -> Buffer | None:
+    """The buffer that the tensors fill, one after another, if there is one."""
+    parts = [x.at for x in xs if isinstance(x.at, Buffer) and x.at.inside]
+    ends = [0, *accumulate(p.size for p in parts)]
+    within = parts[0].inside if parts else None
+    if within is None or len(parts) < len(xs) or ends[-1] != within.size or any(p.inside is not within for p in parts):
+        return None
+    return within if [p.offset for p in parts] == ends[:-1] else None
+
+
 def cat(work: Lowering, node: Node) -> Value:
     xs, dim = [work.values[name] for name in node.inputs], node.attrs["dim"] % len(node.spec.shape)
     first = xs[0]
@@ -120,6 +134,9 @@ def cat(work: Lowering, node: Node) -> Value:
     order = layout.channels_last(4) if len(first.shape) == 4 and first.at is not None and dim == 1 else first.order
     shape = tuple(sum(x.shape[d] for x in xs) if d == dim else n for d, n in enumerate(first.shape))
     y = work.new(first, shape=shape, order=order, spikes=all(x.spikes for x in xs))
+    filled = _side_by_side(xs) if all(x.order == order for x in xs) else None
+    if filled is not None:
+        return replace(y, at=filled)
     position = order.index(dim)
     before = first.steps * math.prod(shape[d] for d in order[:position])
     after = y.itemsize * math.prod(shape[d] for d in order[position + 1 :])

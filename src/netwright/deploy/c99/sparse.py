@@ -10,9 +10,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from netwright.core.paper import Paper
 from netwright.deploy.c99 import layout, pack
 from netwright.deploy.c99.lower import Lowering, Pointer, Value, buffer
 
+paper = Paper(
+    "elsen2020fast", "Fast Sparse ConvNets", "Elsen, Erich and Dukhan, Marat and Gale, Trevor and Simonyan, Karen", "CVPR", 2020,
+    "https://arxiv.org/abs/1911.09723", "S047",
+)  # fmt: skip
 BLOCKS = 0.6  # largest share of blocks of 16 outputs that are not zero
 SINGLE = 0.25  # largest share of weights that are not zero
 POSITIONS = 16

@@ -106,6 +106,10 @@ NW_INLINE void nw_binary_f32(const float *NW_RESTRICT x, const float *NW_RESTRIC
   }
 }
 
+NW_INLINE void nw_add_in_place_f32(float *NW_RESTRICT y, const float *NW_RESTRICT z, long n) {
+  for (long i = 0; i < n; i++) y[i] += z[i];
+}
+
 /* y[r][c] = x[r][c] * scale[c] + bias[c] */
 NW_INLINE void nw_affine_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT scale, const float *NW_RESTRICT bias,
                              float *NW_RESTRICT y, long R, long C) {
