@@ -213,6 +213,7 @@ def reference(graph: Graph, x: np.ndarray) -> np.ndarray:
 def test_two_bit_sums_are_exact_also_of_saturated_codes(shape: tuple[int, ...], kind: str):
     """Signed codes of any size, unsigned ones below 255; a batch of three."""
     graph = ternary(shape, kind, rescale=False)
+    graph.values["one"] = np.linspace(0.5, 1.5, 33, dtype=np.float32)  # a scale a channel, the last axis of tokens
     x = np.random.default_rng(4).normal(0, 40, (3, *shape[1:])).astype(np.float32)
     x = np.minimum(x, 127.0) if kind == "uint" else x
     model = onnx.load_from_string(to_onnx(graph, "nbits"))

@@ -44,8 +44,13 @@ _REFUSED = {
 }
 
 
-class _Writer(FloatOperators):
-    """Collects ONNX nodes and initialisers; one method an operation of ours."""
+class Writer(FloatOperators):
+    """Collects ONNX nodes and initialisers; one method for each of the `operations`."""
+
+    operations = FLOAT_OPERATORS | frozenset(
+        "conv2d linear batch_norm layer_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean constant "
+        "quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
+    )
 
     def __init__(self, graph: Graph, ternary: Ternary = "refuse"):
         self.graph, self.ternary = graph, ternary
@@ -243,7 +248,11 @@ class _Writer(FloatOperators):
 
     def dequantize(self, n: Node, x: str) -> None:
         real = x if x in self.sums else self.dequantise(x)
-        self.emit("Mul", [real, self.channelwise(self.value(n, "scale"), len(self.shape(x)))], n.name)
+        self.emit("Mul", [real, self.coded(self.value(n, "scale"), len(self.shape(x)))], n.name)
+
+    def coded(self, value: np.ndarray, rank: int) -> str:
+        """A vector by channel of codes: axis 1 of images (rank 4), else the last."""
+        return self.channelwise(value, 4 if rank == 4 else 2)
 
     def qadd(self, n: Node, a: str, b: str) -> None:
         """Negative factors turn the sum into a difference; both negative do not occur in a sum of two branches."""
@@ -264,8 +273,8 @@ class _Writer(FloatOperators):
     def requantize(self, n: Node, x: str) -> None:
         rank = len(self.shape(x))
         mult, bias = (np.ldexp(self.value(n, r).astype(np.float64), -n.attrs["shift"]) for r in ("mult", "bias"))
-        scaled = self.emit("Mul", [self.dequantise(x), self.channelwise(mult, rank)])
-        self.quantise(self.emit("Add", [scaled, self.channelwise(bias, rank)]), n)
+        scaled = self.emit("Mul", [self.dequantise(x), self.coded(mult, rank)])
+        self.quantise(self.emit("Add", [scaled, self.coded(bias, rank)]), n)
 
     def lut(self, n: Node, x: str) -> None:
         """A signed code c is stored as c + 128, which is its place in the table."""
@@ -321,19 +330,13 @@ _SIMPLE: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
 _ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "matmul": "MatMul", "maximum": "Max", "minimum": "Min"}
 
 
-def _method(writer: _Writer, node: Node) -> Callable[..., Any] | None:
+def _method(writer: Writer, node: Node) -> Callable[..., Any] | None:
     if node.op in _SIMPLE:
         op, attrs = _SIMPLE[node.op]
         return lambda n, x: writer.emit(op, [x], n.name, **attrs(n))
     if node.op in _ARITHMETIC:
         return lambda n, *xs: writer._arithmetic(_ARITHMETIC[n.op], n, *xs)
-    return getattr(writer, node.op, None) if node.op in _METHODS else None
-
-
-_METHODS = FLOAT_OPERATORS | frozenset(
-    "conv2d linear batch_norm layer_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean constant "
-    "quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
-)
+    return getattr(writer, node.op, None) if node.op in writer.operations else None
 
 
 def to_onnx(graph: Graph, ternary: Ternary = "refuse") -> bytes:
@@ -352,7 +355,7 @@ def to_onnx(graph: Graph, ternary: Ternary = "refuse") -> bytes:
     """
     if ternary not in get_args(Ternary):
         raise NetwrightError(f"ternary={ternary!r} is unknown; choose {', '.join(get_args(Ternary))}.")
-    model = _Writer(graph, ternary).write()
+    model = Writer(graph, ternary).write()
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 
