@@ -5,9 +5,10 @@ At accuracy level 4 it rounds every block of 128 inputs to bytes itself, ``q = r
 numbers are changed by that unless their largest is 127. So the first place of every block holds 127 here and meets a weight
 of 0; ``s`` is 1, the bytes are our codes, and sums below 2**24 are exact. Of 128 weights 127 are the layer's.
 
-Codes 0..255 are moved to -127..128. Where a block holds 255, ``s`` is 128/127 and each of its inputs is off by up to half a
-code; without 255 they are exact too. At accuracy level 0, or with blocks other than 32, 64 or 128, the weights are widened to
-float at every call: 60 ms in place of 0.2 for 4096 x 4096.
+Codes 0..255 are moved to -127..127, where 255 counts 254: a sum is off by at most the number of inputs with the code 255.
+
+At accuracy level 0, or with blocks other than 32, 64 or 128, the weights are widened to float at every call: 60 ms in place
+of 0.2 for 4096 x 4096.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def packed(w: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
 
 
 def ternary_sums(writer: Views, node: Node, x: str, signed: bool, out: str = "") -> str:
-    """``sum(x * w) + bias`` in float; `x` are stored codes, around 128 if they are signed, else 0..255."""
+    """``sum(x * w) + bias`` in float; `x` are stored codes, around 128 if they are signed, else 0..254 (255 counts 254)."""
     w, rank = writer.value(node, "weight"), len(node.spec.shape)
     bias = writer.value(node, "bias").astype(np.float64) if "bias" in node.weights else np.zeros(len(w))
     if signed:  # QuantizeLinear stops at -128, our codes at -127
@@ -45,6 +46,7 @@ def ternary_sums(writer: Views, node: Node, x: str, signed: bool, out: str = "")
         x = writer.emit("Max", [x, writer.const(zero - TOP, np.uint8)])
     else:
         zero = TOP
+        x = writer.emit("Min", [x, writer.const(zero + TOP, np.uint8)])
         bias = bias + TOP * w.sum(1, dtype=np.int64)
     weight, places = packed(w)
     ends = writer.const([0] * (2 * rank - 1) + [1], np.int64)
