@@ -182,6 +182,83 @@ def test_low_bit_forms_are_refused_with_the_reason(bits: int, word: str):
         to_onnx(one_layer(bits))
 
 
+def ternary(shape: tuple[int, ...], kind: str = "int", rescale: bool = True, outputs: int = 33) -> Graph:
+    """Codes, one ternary linear layer and its codes or sums as floats."""
+    rng = np.random.default_rng(3)
+    values = {
+        "w": rng.integers(-1, 2, (outputs, shape[-1])).astype(np.int8),
+        "b": rng.integers(-300, 300, outputs).astype(np.int32),
+        "m": (rng.integers(2**14, 2**15, outputs) * rng.choice([-1, 0, 1], outputs)).astype(np.int32),
+        "s": np.full(outputs, 18, np.int32),
+        "one": np.ones(1, np.float32),
+    }
+    roles = {"weight": "w", "bias": "b", **({"mult": "m", "shift": "s"} if rescale else {})}
+    limits = {"lo": -127 if kind == "int" else 0, "hi": 127 if kind == "int" else 255}
+    out = (*shape[:-1], outputs)
+    nodes = (
+        Node("x", "input", (), Spec(shape)),
+        Node("q", "quantize", ("x",), Spec(shape, 8, kind), {"scale": 0.5, **limits}),
+        Node("y", "qlinear", ("q",), Spec(out, 8, "int"), {"lo": -127, "hi": 127, "bits": 2}, roles),
+        Node("z", "dequantize", ("y",), Spec(out), {}, {"scale": "one"}),
+    )
+    return Graph(nodes, ("z",), {k: Spec(v.shape, 2 if k == "w" else 32, "int") for k, v in values.items()}, values)
+
+
+def reference(graph: Graph, x: np.ndarray) -> np.ndarray:
+    return GraphModule(graph)(torch.from_numpy(x)).numpy()
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (1, 127), (1, 300), (1, 3, 70)])
+@pytest.mark.parametrize("kind", ["int", "uint"])
+def test_two_bit_sums_are_exact_also_of_saturated_codes(shape: tuple[int, ...], kind: str):
+    """Signed codes of any size, unsigned ones below 255; a batch of three."""
+    graph = ternary(shape, kind, rescale=False)
+    graph.values["one"] = np.linspace(0.5, 1.5, 33, dtype=np.float32)  # a scale a channel, the last axis of tokens
+    x = np.random.default_rng(4).normal(0, 40, (3, *shape[1:])).astype(np.float32)
+    x = np.minimum(x, 127.0) if kind == "uint" else x
+    model = onnx.load_from_string(to_onnx(graph, "nbits"))
+    expected = reference(graph, x)
+    assert kind == "uint" or (GraphModule(graph).run(graph["q"], torch.from_numpy(x)).abs() == 127).any()
+    np.testing.assert_array_equal(OrtModel(model.SerializeToString()).run(x), expected)
+    (node,) = [n for n in model.graph.node if n.op_type == "MatMulNBits"]
+    attrs = {a.name: a.i for a in node.attribute}
+    assert (attrs["bits"], attrs["accuracy_level"], attrs["block_size"], attrs["N"]) == (2, 4, 128, 33)
+
+
+def test_two_bit_sums_count_the_code_255_as_254():
+    graph = ternary((1, 200), "uint", rescale=False)
+    x = np.random.default_rng(5).uniform(0, 140, (4, 200)).astype(np.float32)
+    found = OrtModel(to_onnx(graph, "nbits")).run(x)
+    np.testing.assert_array_equal(found, reference(graph, np.minimum(x, 127.0)))  # 254 * 0.5
+    difference, saturated = np.abs(found - reference(graph, x)), (x > 127.25).sum(1, keepdims=True)
+    assert difference.max() > 0 and (difference <= saturated).all()
+
+
+@pytest.mark.parametrize("way", ["int8", "nbits"])
+@pytest.mark.parametrize("shape", [(1, 200), (1, 3, 70)])
+def test_ternary_codes_agree_within_one(way: str, shape: tuple[int, ...]):
+    graph = ternary(shape)
+    x = np.random.default_rng(6).normal(0, 12, (8, *shape[1:])).astype(np.float32)
+    expected = reference(graph, x)
+    difference = np.abs(OrtModel(to_onnx(graph, way)).run(x) - expected)
+    assert np.ptp(expected) > 100 and difference.max() <= 1 and (difference > 0).mean() < 0.03
+
+
+def test_ternary_weights_take_two_bits_for_few_rows_and_eight_for_many():
+    def operators(rows: int, way: str) -> set[str]:
+        return {n.op_type for n in onnx.load_from_string(to_onnx(ternary((1, rows, 64)), way)).graph.node}
+
+    assert "MatMulNBits" in operators(7, "auto") and "MatMulNBits" not in operators(8, "auto")
+    assert "MatMulNBits" in operators(8, "nbits") and "MatMulNBits" not in operators(7, "int8")
+    two, eight = (len(to_onnx(ternary((1, 1000), outputs=500), way)) for way in ("nbits", "int8"))
+    assert two < 0.31 * eight  # 2 bits of 8, and a scale for each block
+    assert "Conv" in {n.op_type for n in onnx.load_from_string(to_onnx(one_layer(2), "nbits")).graph.node}
+    with pytest.raises(Unsupported, match="ternary"):
+        to_onnx(ternary((1, 64)))
+    with pytest.raises(NetwrightError, match="ternary='two' is unknown; choose refuse, int8, nbits, auto"):
+        to_onnx(ternary((1, 64)), "two")  # type: ignore[arg-type]
+
+
 def test_spikes_and_unknown_operations_are_refused_by_name():
     spec = Spec((1, 4))
     neuron = Graph((Node("x", "input", (), spec), Node("n", "integrate", ("x",), spec, path="body.0")), ("n",))

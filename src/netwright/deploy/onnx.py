@@ -12,8 +12,9 @@ float32 with ties to even and its signed codes saturate at -128, ours is in 64-b
 -127: a code may differ by one, so int8 results agree in prediction, not bit for bit. `OrtModel` asks for exact sums, which
 ONNX Runtime does not keep by default on x86 processors without VNNI (pairs of products saturate in 16 bits there).
 
-Spiking, ternary and binary graphs are refused: ONNX has neither their operators nor their bit widths, and a copy in
-8 bits or float would claim a form that it is not.
+Spiking and binary graphs are refused: ONNX has neither their operators nor their bit widths, and a copy in 8 bits or float
+would claim a form that it is not. So are ternary ones, unless the caller says how: in 8 bits, or linear layers in two
+(onnx_ternary.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -30,9 +31,12 @@ from onnx import TensorProto, helper, numpy_helper
 from netwright.core.errors import NetwrightError, Unsupported
 from netwright.core.graph import Graph, Node
 from netwright.deploy.onnx_float import FLOAT_OPERATORS, FloatOperators
+from netwright.deploy.onnx_ternary import ternary_sums
 
 OPSET, IR_VERSION = 20, 9
 SIGNED = 128  # zero point of signed codes
+FEW_ROWS = 8  # from here on a product of bytes is faster than one of two bits
+Ternary = Literal["refuse", "int8", "nbits", "auto"]
 _KEEP = "Deploy this form as C (c99)."
 _REFUSED = {
     **dict.fromkeys(("integrate", "iadd", "isum", "readout"), f"ONNX has no neurons that keep a state over time steps. {_KEEP}"),
@@ -40,11 +44,16 @@ _REFUSED = {
 }
 
 
-class _Writer(FloatOperators):
-    """Collects ONNX nodes and initialisers; one method an operation of ours."""
+class Writer(FloatOperators):
+    """Collects ONNX nodes and initialisers; one method for each of the `operations`."""
 
-    def __init__(self, graph: Graph):
-        self.graph = graph
+    operations = FLOAT_OPERATORS | frozenset(
+        "conv2d linear batch_norm layer_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean constant "
+        "quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
+    )
+
+    def __init__(self, graph: Graph, ternary: Ternary = "refuse"):
+        self.graph, self.ternary = graph, ternary
         self.nodes: list[onnx.NodeProto] = []
         self.initialisers: dict[str, onnx.TensorProto] = {}
         self.specs = {n.name: n.spec for n in graph}
@@ -90,14 +99,14 @@ class _Writer(FloatOperators):
         """Codes of the tensor `x` to real values."""
         return self.emit("DequantizeLinear", [x, self.const(scale), self.zero(x)])
 
-    def quantise(self, x: str, node: Node, scale: float = 1.0) -> str:
-        """Real values to the codes of `node`, clamped to lo..hi."""
+    def quantise(self, x: str, node: Node, scale: float = 1.0, out: str | None = None) -> str:
+        """Real values to the codes of `node`, clamped to lo..hi, under the node's name or that of `out` ("": a new one)."""
         lo, hi = node.attrs["lo"], node.attrs["hi"]
         type_lo, type_hi = (0, 255) if node.spec.kind == "uint" else (-127, 127)
         if lo > type_lo or hi < type_hi:
             low, high = (self.const(np.float32(v) * np.float32(scale)) for v in (lo, hi))
             x = self.emit("Clip", [x, low, high])
-        return self.emit("QuantizeLinear", [x, self.const(scale), self.zero(node.name)], node.name)
+        return self.emit("QuantizeLinear", [x, self.const(scale), self.zero(node.name)], node.name if out is None else out)
 
     # --- float ----------------------------------------------------------------------------------------------------
     def conv2d(self, n: Node, x: str) -> None:
@@ -191,27 +200,45 @@ class _Writer(FloatOperators):
         self.quantise(x, n, n.attrs["scale"])
 
     def _weighted(self, n: Node, x: str) -> None:
-        if n.attrs["bits"] != 8:
-            kind = {1: "binary", 2: "ternary"}.get(n.attrs["bits"], f"{n.attrs['bits']}-bit")
+        bits = n.attrs["bits"]
+        if bits != 8 and (bits != 2 or self.ternary == "refuse"):
+            kind = {1: "binary", 2: "ternary"}.get(bits, f"{bits}-bit")
             raise self.refuse(n, f"Its weights are {kind}; ONNX would store them in 8 bits. {_KEEP}")
-        weight, bias = self.value(n, "weight"), self.value(n, "bias") if "bias" in n.weights else None
-        channels = len(weight)
-        unit = np.ones(channels)
+        unit = np.ones(len(self.value(n, "weight")))
         if "mult" in n.weights:
             unit = np.ldexp(self.value(n, "mult").astype(np.float64), -self.value(n, "shift").astype(np.int64))
+        else:
+            self.sums.add(n.name)
+        few = self.ternary == "nbits" or (self.ternary == "auto" and math.prod(n.spec.shape[:-1]) < FEW_ROWS)
+        if bits == 2 and n.op == "qlinear" and few:
+            self._two_bits(n, x, unit)
+        else:
+            self._eight_bits(n, x, unit)
+
+    def _two_bits(self, n: Node, x: str, unit: np.ndarray) -> None:
+        plain = "mult" not in n.weights
+        sums = ternary_sums(self, n, x, self.specs[x].kind != "uint", n.name if plain else "")
+        if not plain:
+            self.quantise(self.emit("Mul", [sums, self.const(unit)]), n)
+
+    def _eight_bits(self, n: Node, x: str, unit: np.ndarray) -> None:
+        weight, plain = self.value(n, "weight"), "mult" not in n.weights
         # a scale is positive in ONNX: a negative factor moves into the codes, a zero one empties them
         sign = np.sign(unit).astype(np.int8)
         scale = np.where(unit == 0, 1.0, np.abs(unit)).astype(np.float32)
         signed = (weight * sign.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
-        inputs = [self.dequantise(x), self._channel_scaled(signed, scale, np.int8)]
-        if bias is not None:
-            inputs.append(self._channel_scaled(bias.astype(np.int32) * sign, scale, np.int32))
-        out = n.name if "mult" not in n.weights else ""
+        tokens = n.op == "qlinear" and len(n.spec.shape) > 2  # ONNX Runtime fuses Gemm, which takes rows
+        rows = self.emit("Reshape", [x, self.const([-1, weight.shape[1]], np.int64)]) if tokens else x
+        inputs = [self.emit("DequantizeLinear", [rows, self.const(1.0), self.zero(x)])]
+        inputs.append(self._channel_scaled(signed, scale, np.int8))
+        if "bias" in n.weights:
+            inputs.append(self._channel_scaled(self.value(n, "bias").astype(np.int32) * sign, scale, np.int32))
+        out = n.name if plain and not tokens else ""
         y = self._conv(n, inputs, out) if n.op == "qconv2d" else self.emit("Gemm", inputs, out, transB=1)
-        if "mult" in n.weights:
-            self.quantise(y, n)
-        else:
-            self.sums.add(n.name)
+        if not plain:
+            y = self.quantise(y, n, out="" if tokens else None)
+        if tokens:
+            self.reshape(n, y)
 
     def _channel_scaled(self, codes: np.ndarray, scale: np.ndarray, dtype: Any) -> str:
         zero = self.const(np.zeros(len(scale)), dtype)
@@ -221,7 +248,11 @@ class _Writer(FloatOperators):
 
     def dequantize(self, n: Node, x: str) -> None:
         real = x if x in self.sums else self.dequantise(x)
-        self.emit("Mul", [real, self.channelwise(self.value(n, "scale"), len(self.shape(x)))], n.name)
+        self.emit("Mul", [real, self.coded(self.value(n, "scale"), len(self.shape(x)))], n.name)
+
+    def coded(self, value: np.ndarray, rank: int) -> str:
+        """A vector by channel of codes: axis 1 of images (rank 4), else the last."""
+        return self.channelwise(value, 4 if rank == 4 else 2)
 
     def qadd(self, n: Node, a: str, b: str) -> None:
         """Negative factors turn the sum into a difference; both negative do not occur in a sum of two branches."""
@@ -242,8 +273,8 @@ class _Writer(FloatOperators):
     def requantize(self, n: Node, x: str) -> None:
         rank = len(self.shape(x))
         mult, bias = (np.ldexp(self.value(n, r).astype(np.float64), -n.attrs["shift"]) for r in ("mult", "bias"))
-        scaled = self.emit("Mul", [self.dequantise(x), self.channelwise(mult, rank)])
-        self.quantise(self.emit("Add", [scaled, self.channelwise(bias, rank)]), n)
+        scaled = self.emit("Mul", [self.dequantise(x), self.coded(mult, rank)])
+        self.quantise(self.emit("Add", [scaled, self.coded(bias, rank)]), n)
 
     def lut(self, n: Node, x: str) -> None:
         """A signed code c is stored as c + 128, which is its place in the table."""
@@ -281,7 +312,7 @@ class _Writer(FloatOperators):
 
         inputs, outputs = ([info(name) for name in names] for names in (self.graph.inputs, self.graph.outputs))
         graph = helper.make_graph(self.nodes, "netwright", inputs, outputs, list(self.initialisers.values()))
-        opsets = [helper.make_opsetid("", OPSET)]
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, 1) for d in {n.domain for n in self.nodes} if d)]
         return helper.make_model(graph, producer_name="netwright", ir_version=IR_VERSION, opset_imports=opsets)
 
 
@@ -299,29 +330,32 @@ _SIMPLE: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
 _ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "matmul": "MatMul", "maximum": "Max", "minimum": "Min"}
 
 
-def _method(writer: _Writer, node: Node) -> Callable[..., Any] | None:
+def _method(writer: Writer, node: Node) -> Callable[..., Any] | None:
     if node.op in _SIMPLE:
         op, attrs = _SIMPLE[node.op]
         return lambda n, x: writer.emit(op, [x], n.name, **attrs(n))
     if node.op in _ARITHMETIC:
         return lambda n, *xs: writer._arithmetic(_ARITHMETIC[n.op], n, *xs)
-    return getattr(writer, node.op, None) if node.op in _METHODS else None
+    return getattr(writer, node.op, None) if node.op in writer.operations else None
 
 
-_METHODS = FLOAT_OPERATORS | frozenset(
-    "conv2d linear batch_norm layer_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean constant "
-    "quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
-)
-
-
-def to_onnx(graph: Graph) -> bytes:
+def to_onnx(graph: Graph, ternary: Ternary = "refuse") -> bytes:
     """A checked ONNX file (opset 20) of a float or int8 graph with values; first axis of inputs and outputs is ``batch``.
 
+    Args:
+        graph: the network.
+        ternary: what becomes of layers with weights -1, 0, 1. ``refuse``: an error. ``int8``: they are stored in 8 bits.
+            ``nbits``: linear ones become `MatMulNBits` of 2 bits, which ONNX Runtime alone reads, convolutions int8.
+            ``auto``: linear ones that multiply fewer than 8 rows for an example become `MatMulNBits`, all else int8.
+
     Raises:
-        Unsupported: a spiking, ternary or binary layer, or an operation that ONNX cannot take with a dynamic batch.
-        NetwrightError: the graph has no values.
+        Unsupported: a spiking or binary layer, a ternary one unless allowed, or an operation that ONNX cannot take with a
+            dynamic batch.
+        NetwrightError: the graph has no values, or `ternary` is none of these words.
     """
-    model = _Writer(graph).write()
+    if ternary not in get_args(Ternary):
+        raise NetwrightError(f"ternary={ternary!r} is unknown; choose {', '.join(get_args(Ternary))}.")
+    model = Writer(graph, ternary).write()
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 
