@@ -19,7 +19,7 @@ def main() -> None:
     module = VARIANTS["digits_conv"].build().eval()
     graph = trace(module, torch.zeros(1, 1, 8, 8))
     folder = tempfile.mkdtemp()
-    write_bundle(graph, folder, form="float", onnx=to_onnx(graph))
+    write_bundle(graph, folder, form="float", exports={"model.onnx": to_onnx(graph)})
 
     bundle = Bundle.load(folder)  # checks every file against its checksum
     x = torch.randn(64, 1, 8, 8)

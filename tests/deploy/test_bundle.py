@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 import torch
 from nets import Builder
+from torch import nn
 
-from netwright.core.errors import BundleError
+from netwright.core.errors import BundleError, UnknownName
+from netwright.core.graph import Graph, Node, Spec
 from netwright.deploy.bundle import Bundle, write_bundle
+from netwright.deploy.exports import export
+from netwright.design import trace
 from netwright.design.execute import GraphModule
 
 
@@ -104,3 +108,18 @@ def test_damage_is_found(bundle: Bundle) -> None:
 def test_unknown_form(net: Builder, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="fp16"):
         write_bundle(net.graph(net.last), tmp_path, form="fp16")  # type: ignore[attr-defined]
+
+
+def test_files_of_other_engines(tmp_path, monkeypatch):
+    monkeypatch.setenv("NETWRIGHT_CACHE", str(tmp_path / "cache"))
+    graph = trace(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval(), torch.zeros(1, 2, 6, 6))
+    files, notes = export(graph, ["onnx", "qonnx", "torch"])
+    bundle = write_bundle(graph, tmp_path / "b", form="float", exports=files)
+    assert bundle.backends == ("c99", "onnx", "qonnx", "torch") and not notes
+    assert Bundle.load(write_bundle(graph, tmp_path / "b", form="float").path).backends == ("c99",)
+    assert not (tmp_path / "b" / "model.pt2").exists(), "files of an older bundle are removed"
+    with pytest.raises(UnknownName, match="tvm"):
+        export(graph, ["tvm"])
+    neurons = Graph((Node("x", "input", (), Spec((1, 3))), Node("n", "integrate", ("x",), Spec((1, 3)), path="body.0")), ("n",))
+    files, notes = export(neurons, ["onnx"])
+    assert not files and "model.onnx" in notes[0] and "body.0" in notes[0]

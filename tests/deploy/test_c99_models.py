@@ -106,7 +106,7 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     model = build(graph, tmp_path)
     with torch.no_grad():
         close(model.run(image.numpy(), facts.numpy()), list(net(image, facts).values()), 1e-6, "batch of 3")
-        bundle = Bundle.load(write_bundle(graph, tmp_path / "bundle", form="float", onnx=to_onnx(graph)).path)
+        bundle = Bundle.load(write_bundle(graph, tmp_path / "bundle", form="float", exports={"model.onnx": to_onnx(graph)}).path)
         close(bundle.run(image.numpy(), facts.numpy()), list(net(image, facts).values()), 1e-6, "bundle")
     with pytest.raises(BundleError, match="takes 2 inputs and was given 1"):
         model.run(image.numpy())

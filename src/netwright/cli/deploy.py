@@ -19,22 +19,22 @@ def deploy(
     input: str | None = None,
     out: Path = Path("bundle"),
     weights: Path | None = None,
-    onnx: bool = True,
+    backend: str = "onnx",
     plan: bool = False,
     picture: Path | None = None,
     strips: float | None = None,
     target: str | None = None,
     json: bool = False,
 ) -> None:
-    """Compile a network to one C file; the bundle holds model.c, model.h, its graph and weights, and model.onnx.
+    """Compile a network to one C file; the bundle holds model.c, model.h, its graph and weights, and files of other engines.
 
     Parameters
     ----------
-    model: a name of ours, timm:NAME, file.py:callable, a .pt2 program.
+    model: a name of ours, timm:NAME, file.py:callable, a .pt2 program, a bundle.
     input: shape of one input, like 1x3x32x32.
     out: folder of the bundle.
     weights: a safetensors file with the model's state (otherwise as the model builds itself).
-    onnx: also write model.onnx.
+    backend: other engines to write files for, of onnx, openvino, qonnx, torch; several with commas, none for none.
     plan: only say how much flash and RAM it will take, and which step needs most; nothing is compiled or written.
     picture: with --plan, draw the arena over time into this SVG file.
     strips: compute large parts strip by strip to need less RAM; at most this share of the operations is done twice, 0.3 say.
@@ -43,9 +43,9 @@ def deploy(
     """
     from netwright.cli.model import load_module, load_network, shape
     from netwright.core.decision import Confident, exits
-    from netwright.core.errors import NetwrightError, Unsupported
-    from netwright.deploy.bundle import write_bundle
-    from netwright.deploy.onnx import to_onnx
+    from netwright.core.errors import NetwrightError
+    from netwright.deploy.bundle import Bundle, write_bundle
+    from netwright.deploy.exports import export
 
     sizes = shape(input) if input else None
     tree = None
@@ -67,17 +67,18 @@ def deploy(
         graph = trace(merge(module), torch.zeros(sizes))
     if plan:
         return _plan(graph, tree, strips, picture, target, json)
-    exported, note = None, ""
+    wanted = [name for name in backend.split(",") if name not in ("", "none")]
+    exported: dict[str, bytes] = {}
     if tree is not None:
         ways = "time steps" if isinstance(tree, Confident) else f"{len(list(exits(tree)))} exits"
-        note = f"a dynamic network with {ways}; no model.onnx: it is for the C file to decide"
-    elif onnx:
-        try:
-            exported = to_onnx(graph)
-        except Unsupported as error:
-            note = f"no model.onnx: {error}"
-    bundle = write_bundle(graph, out, form="float", info={"model": model}, onnx=exported, tree=tree, most_repeated=strips)
-    facts: dict[str, Any] = {"bundle": str(bundle.path), "sizes": bundle.sizes, "macs": graph.macs, "note": note}
+        notes = [f"a dynamic network with {ways}; the C file alone can decide, so there are no other files"]
+    else:
+        exported, notes = export(graph, wanted)
+    form = Bundle.load(model).form if Path(model).is_dir() else "float"
+    bundle = write_bundle(graph, out, form=form, info={"model": model}, exports=exported, tree=tree, most_repeated=strips)
+    note = "\n".join(notes)
+    facts: dict[str, Any] = {"bundle": str(bundle.path), "sizes": bundle.sizes, "macs": graph.macs,
+                             "backends": list(bundle.backends), "note": note}  # fmt: skip
     if target is not None:
         facts["target"] = _on(graph, tree, strips, target, out)
     if json:

@@ -13,7 +13,7 @@ from netwright.cli.console import progress, write, write_json
 
 
 def measure(bundles: list[Path], *, rounds: int = 50, seed: int = 0, json: bool = False) -> None:
-    """Time bundles side by side: the C file, ONNX Runtime where there is an ONNX file, OpenVINO where it is installed.
+    """Time bundles side by side: the C file, ONNX Runtime and PyTorch where they have files, OpenVINO where it is installed.
 
     Interleaved in one process, one thread, one input; says which is fastest, and how far each output is from the C file's.
 
@@ -49,6 +49,14 @@ def measure(bundles: list[Path], *, rounds: int = 50, seed: int = 0, json: bool 
                 engines[f"{path} in OpenVINO"] = partial(OpenVinoModel(to_openvino(bundle.graph), threads=1).run, x)
             except NetwrightError as error:
                 notes.append(f"{path} is not timed in OpenVINO: {error}")
+        if "torch" in bundle.backends:
+            import torch
+
+            import netwright.deploy.torch_program  # noqa: F401  defines the operator that the program calls
+
+            torch.set_num_threads(1)
+            program = torch.export.load(bundle.path / "model.pt2").module()
+            engines[f"{path} in PyTorch"] = partial(program, torch.from_numpy(x))
         outputs = {name: np.array(run()).reshape(-1) for name, run in engines.items()}
         apart |= {name: float(np.abs(y - outputs[str(path)]).max()) for name, y in outputs.items()}
         runs |= engines

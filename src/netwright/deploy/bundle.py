@@ -5,7 +5,7 @@ graph.json           the network, one node an operation
 weights.safetensors  its parameters
 model.c, model.h     the network as C99, weights packed at their width
 test_model.c         a self-test with stored vectors; CMakeLists.txt builds and runs it, README.md says how to use the C file
-model.onnx           where the form has one
+model.onnx, ...      files of other engines, see `exports`
 build/               what was compiled on this machine; not part of the bundle
 """
 
@@ -34,6 +34,7 @@ from netwright.core.errors import BundleError
 from netwright.core.files import write_bytes, write_json
 from netwright.core.graph import Graph
 from netwright.deploy.c99 import chosen_isa, chosen_threads, compile_c, emit, sizes
+from netwright.deploy.exports import FILES, backends
 from netwright.deploy.loader import CompiledModel
 from netwright.deploy.package import Vectors, package
 
@@ -153,6 +154,11 @@ class Bundle:
         return dict(self.manifest.get("info", {}))
 
     @property
+    def backends(self) -> tuple[str, ...]:
+        """Engines that the bundle has files for: c99 always; onnx, openvino, qonnx, torch where they were asked for."""
+        return backends(self.manifest["files"])
+
+    @property
     def onnx(self) -> Path | None:
         """The ONNX file, where this form has one."""
         return self.path / "model.onnx" if "model.onnx" in self.manifest["files"] else None
@@ -189,7 +195,7 @@ class Bundle:
         Raises:
             CompilerError: no compiler, or it refused.
         """
-        digest = _sha256(f"{self.manifest['files']['model.c']} {chosen_isa()} {chosen_threads()} {_processor()}".encode())[:12]
+        digest = _sha256(f"{self.manifest['files']['model.c']} {chosen_isa()} {chosen_threads()} {processor()}".encode())[:12]
         library = self.path / "build" / f"model-{digest}.so"
         if not library.is_file():
             compile_c(self.path / "model.c", library)
@@ -220,7 +226,7 @@ def write_bundle(
     *,
     form: str,
     info: Mapping[str, Any] | None = None,
-    onnx: bytes | None = None,
+    exports: Mapping[str, bytes] | None = None,
     name: str = "model",
     tree: Control | None = None,
     most_repeated: float | None = None,
@@ -232,7 +238,7 @@ def write_bundle(
         out: folder; made if missing, files of an older bundle in it are replaced.
         form: float, int8, ternary, binary or spiking.
         info: facts to keep with it, as JSON can hold them.
-        onnx: the same network as an ONNX file, where there is one.
+        exports: files of other engines, as `exports.export` makes them.
         name: of the network.
         tree: of a dynamic network, as `design.paths.trace_paths` gives it with the graph.
         most_repeated: make the arena smaller, see `emit`.
@@ -253,11 +259,11 @@ def write_bundle(
         "model.c": emitted.c.encode(),
         "model.h": emitted.h.encode(),
         **{file: text.encode() for file, text in package(emitted, *_vectors(graph, tree)).items()},
-        **({} if onnx is None else {"model.onnx": onnx}),
+        **(exports or {}),
     }
     (out / "manifest.json").unlink(missing_ok=True)
-    if onnx is None:
-        (out / "model.onnx").unlink(missing_ok=True)
+    for file in {file for files in FILES.values() for file in files} - set(contents):
+        (out / file).unlink(missing_ok=True)
     for file, data in contents.items():
         write_bytes(out / file, data)
     manifest: dict[str, Any] = {
@@ -309,7 +315,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _processor() -> str:
+def processor() -> str:
     """What a compiled file depends on: it must not be loaded on another kind of machine."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

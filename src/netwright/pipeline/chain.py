@@ -29,7 +29,7 @@ from netwright.core.space import Arch, Space
 from netwright.core.trial import Trial
 from netwright.deploy import c99
 from netwright.deploy.bundle import Bundle, write_bundle
-from netwright.deploy.onnx import to_onnx
+from netwright.deploy.exports import export
 from netwright.design import GraphModule, Supernet, blocks, merge, trace
 from netwright.design.merge import fade
 from netwright.design.models import Stage, Staged
@@ -337,8 +337,8 @@ class Chain:
         def make(folder: Path) -> Form:
             module, info = self._make_form(name, folder)
             graph = trace(module, self.example)
-            onnx = to_onnx(graph) if name in ("float", "int8") else None
-            bundle = write_bundle(graph, folder / "bundle", form=name, info={**info, **self._bundle_info()}, onnx=onnx)
+            exports, _ = export(graph, ["onnx"])
+            bundle = write_bundle(graph, folder / "bundle", form=name, info={**info, **self._bundle_info()}, exports=exports)
             return Form(name, graph, bundle, info)
 
         def load(folder: Path) -> Form:
