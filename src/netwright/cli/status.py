@@ -27,10 +27,11 @@ def catalogues() -> Iterator[tuple[str, Catalogue]]:
 
 def techniques() -> Iterator[ModuleType]:
     """Modules that are a method without a choice between methods; each has its `paper`."""
+    from netwright.deploy import mst
     from netwright.deploy.c99 import fuse, patches, sparse
     from netwright.design import paths
 
-    yield from (paths, fuse, patches, sparse)
+    yield from (paths, mst, fuse, patches, sparse)
 
 
 def entries() -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 manifest.json        what it is, sizes, SHA-256 of every file, versions, free facts (`info`)
 graph.json           the network, one node an operation
-weights.safetensors  its parameters
+weights.safetensors  its parameters, those of one and two bits packed
 model.c, model.h     the network as C99, weights packed at their width
 test_model.c         a self-test with stored vectors; CMakeLists.txt builds and runs it, README.md says how to use the C file
 model.onnx, ...      files of other engines, see `exports`
@@ -25,9 +25,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_weights
-from safetensors.numpy import save as save_weights
 
 from netwright.core.decision import Confident, Control, from_json, to_json
 from netwright.core.errors import BundleError
@@ -37,6 +34,7 @@ from netwright.deploy.c99 import chosen_isa, chosen_threads, compile_c, emit, si
 from netwright.deploy.exports import FILES, backends
 from netwright.deploy.loader import CompiledModel
 from netwright.deploy.package import Vectors, package
+from netwright.deploy.packed import pack, unpack
 
 FORMAT, VERSION = "netwright-bundle", 1
 FORMS = ("float", "int8", "ternary", "binary", "spiking")
@@ -171,9 +169,9 @@ class Bundle:
             BundleError: the files do not describe a graph.
         """
         try:
-            values = load_weights((self.path / "weights.safetensors").read_bytes())
+            values = unpack((self.path / "weights.safetensors").read_bytes())
             return Graph.from_json((self.path / "graph.json").read_text(encoding="utf-8"), values)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"The graph of {self.path} cannot be read: {error}. Deploy the network again.") from error
 
     @property
@@ -255,7 +253,7 @@ def write_bundle(
     emitted = emit(graph, tree=tree, most_repeated=most_repeated)
     contents = {
         "graph.json": (json.dumps(graph.to_json(), indent=1, default=_plain) + "\n").encode(),
-        "weights.safetensors": save_weights({k: np.ascontiguousarray(v) for k, v in graph.values.items()}),
+        "weights.safetensors": pack(graph),
         "model.c": emitted.c.encode(),
         "model.h": emitted.h.encode(),
         **{file: text.encode() for file, text in package(emitted, *_vectors(graph, tree)).items()},
