@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from nets import Builder
+
+from netwright.deploy.c99 import build, emit
+from netwright.design.execute import GraphModule
 
 Check = Callable[..., None]
 CHANNELS = [1, 3, 7, 16, 17, 31, 32, 33, 63, 64, 65]
@@ -218,3 +223,21 @@ def test_products_of_two_computed_tensors(same: Check, op: str, heads: int, m: i
     values = b.add("permute", keys, attrs={"dims": [0, 1, 3, 2]})
     mixed = b.add("qmatmul", codes, values, attrs={"mult": 777, "shift": 14, "lo": -127, "hi": 127})
     same(b.gather([sums, codes, mixed]), b.input, avx2=True)
+
+
+@pytest.mark.parametrize("shape", [(5, 33, 17, 1, 3), (7, 64, 48, 1, 3), (6, 12, 20, 4, 3), (4, 40, 70, 1, 1)])
+def test_spikes_of_any_density(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Each step has the form that its density asks for; both give the same."""
+    side, channels, outputs, groups, kernel = shape
+    b = Builder((1, channels, side, side))
+    spikes = b.add("quantize", "x", attrs={"scale": 1.0, "lo": -1, "hi": 1})
+    conv = b.conv("qconv2d", spikes, outputs, kernel, groups=groups, rescale=False, stride=1 + kernel // 2)
+    graph = b.gather([conv])
+    assert "nw_spike_conv(p" in emit(graph).c and "nw_spike_conv(p" not in emit(graph, dense_spikes=False).c
+    for isa in ("native", "avx2", "portable"):
+        model = build(graph, tmp_path / isa, isa=isa)
+        for density in (0.0, 0.02, 0.08, 0.12, 0.4, 0.6, 1.0):
+            x = (b.rng.random(b.input.shape) < density) * b.rng.choice([-1.0, 1.0], b.input.shape)
+            x = x.astype(np.float32)
+            expected = GraphModule(graph).eval()(torch.from_numpy(x)).numpy()
+            np.testing.assert_array_equal(model.run(x), expected, err_msg=f"{isa} at {density}")

@@ -97,7 +97,8 @@ def _plan(graph: Graph, tree: Control | None, strips: float | None, picture: Pat
     from netwright.deploy.c99.picture import draw_arena
     from netwright.deploy.cross import STACK_BYTES, check_budget
 
-    emitted = emit(graph, tree=tree, most_repeated=strips)
+    small = target is not None and bool(Target.load(target).memory_bytes)
+    emitted = emit(graph, tree=tree, most_repeated=strips, dense_spikes=not small)
     floats = sum(4 * math.prod(s) for s in (*emitted.input_shapes, *emitted.output_shapes))
     facts: dict[str, Any] = {"flash_weight_bytes": emitted.weight_bytes, "ram_arena_bytes": emitted.arena_bytes,
              "ram_in_and_out_bytes": floats, "ram_stack_bytes": STACK_BYTES,
@@ -129,10 +130,12 @@ def _on(graph: Graph, tree: Control | None, strips: float | None, target: str, o
     """The network on another processor, in QEMU: its size, its instructions, and how its outputs compare with this machine's."""
     import numpy as np
 
+    from netwright.core.target import Target
     from netwright.deploy.c99 import build, emit
     from netwright.deploy.cross import cross_build
 
-    emitted = emit(graph, tree=tree, most_repeated=strips)
+    small = bool(Target.load(target).memory_bytes)
+    emitted = emit(graph, tree=tree, most_repeated=strips, dense_spikes=not small)
     x = np.random.default_rng(0).standard_normal((3, *emitted.input_shape[1:]), dtype=np.float32)
     made = cross_build(emitted, target, out / target)
     got, instructions = made.run(x)

@@ -84,7 +84,13 @@ class Emitted:
         return folder / f"{self.name}.c"
 
 
-def emit(graph: Graph, name: str = "model", tree: Control | None = None, most_repeated: float | None = None) -> Emitted:
+def emit(
+    graph: Graph,
+    name: str = "model",
+    tree: Control | None = None,
+    most_repeated: float | None = None,
+    dense_spikes: bool = True,
+) -> Emitted:
     """Compile a graph (float, integer, binary or spiking; batch 1, float inputs and outputs) to C99.
 
     Args:
@@ -95,6 +101,8 @@ def emit(graph: Graph, name: str = "model", tree: Control | None = None, most_re
             network a `Confident`: time steps one by one until the answer is sure; it returns how many it took.
         most_repeated: make the arena smaller by computing parts of the network strip by strip (see `patches`), where at most this
             share of all multiply-accumulates is done twice; None: no strips.
+        dense_spikes: layers of spikes choose for each step, by density, between the event-driven form and products of all
+            channels; False: events only, which needs less memory.
 
     Raises:
         Unsupported: an operation without a kernel, by name and module path.
@@ -112,7 +120,7 @@ def emit(graph: Graph, name: str = "model", tree: Control | None = None, most_re
         lines: Sequence[Line] = over_time(work, tree)
     else:
         results = next(exits(tree)).outputs if tree else range(len(graph.outputs))
-        work = lower(graph, RULES, tree)
+        work = lower(graph, RULES, tree, dense_spikes=dense_spikes)
         lines = sections(work.steps, tree or Exit(tuple(results)), work.outputs)
     steps = [line for line in lines if isinstance(line, Step)]
     buffers = _buffers(steps)

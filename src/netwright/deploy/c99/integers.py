@@ -227,9 +227,20 @@ def _events(work: Lowering, s: Sums, x: Value, y: Value) -> None:
     if c // s.groups > 2**15:
         raise work.refuse("of more than 32768 channels")
     bias = work.const(s.bias.astype(np.int32), "b")
-    weights, active = _unpacked(work, s, pack.rows(s.w, s.groups)), work.scratch(2 * (c // s.groups) + 2)
-    sizes = (x.steps, h, w, oh, ow, s.groups, c // s.groups, o // s.groups, *window)
-    work.step("nw_event_conv", [x.at, weights, bias, y.at, active], *sizes, writes=buffer(y))
+    i, blocks = c // s.groups, -(-(o // s.groups) // pack.BLOCK)
+    weights, active = _unpacked(work, s, pack.rows(s.w, s.groups)), work.scratch(2 * i + 2)
+    sizes = (x.steps, h, w, oh, ow, s.groups, i, o // s.groups, *window)
+    if not work.dense_spikes or work.stepwise:
+        work.step("nw_event_conv", [x.at, weights, bias, y.at, active], *sizes, writes=buffer(y))
+        return
+    _, _, bottom, right = s.attrs["pads"]
+    wide, narrow = (tile(oh * ow, blocks, *most) for most in ((6, 4), (4, 1)))
+    tiles = (f"NW_TILE({a}, {b})" for a, b in zip(wide, narrow, strict=True))
+    packed = work.scratch(64 * s.groups * blocks * -(-i // 4) * s.w[0, 0].size)
+    frame = work.scratch(4 * s.groups * -(-i // 4) * (h + top + bottom) * (w + left + right))
+    dense = work.const(pack.channels(s.bias - 128 * s.w.reshape(o, -1).sum(1), s.groups, 0).astype(np.int32), "b")
+    pointers = [x.at, weights, bias, dense, y.at, active, packed, frame]
+    work.step("nw_spike_conv", pointers, *sizes, bottom, right, *tiles, writes=buffer(y))
 
 
 def _wide(work: Lowering, s: Sums, x: Value, y: Value) -> None:

@@ -103,6 +103,7 @@ class Lowering:
 
     graph: Graph
     stepwise: bool = False
+    dense_spikes: bool = True
     values: dict[str, Value] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     consts: list[Const] = field(default_factory=list)
@@ -261,16 +262,19 @@ def buffer(x: Value) -> Buffer:
 Rule = Callable[[Lowering, Node], Value]
 
 
-def lower(graph: Graph, rules: dict[str, Rule], tree: Tree | None = None, stepwise: bool = False) -> Lowering:
+def lower(
+    graph: Graph, rules: dict[str, Rule], tree: Tree | None = None, stepwise: bool = False, dense_spikes: bool = True
+) -> Lowering:
     """Steps for all nodes of `graph`, and where its outputs are.
 
     The results of every exit of `tree` (all outputs, without one) are in the buffer `out`, or `out0`, `out1`, ... where there
     are several; conditions stay where they are. `stepwise`: neurons take one time step at a time and keep their state.
+    `dense_spikes`: layers of spikes may choose their form when they run, for which they need scratch.
 
     Raises:
         Unsupported: an operation, a shape or a type without a kernel, by the name of its node.
     """
-    work = Lowering(graph, stepwise=stepwise)
+    work = Lowering(graph, stepwise, dense_spikes)
     work.fusions = find_fusions(graph)
     done: set[str] = set()
     for node in graph:

@@ -1,5 +1,15 @@
 /* Spiking operators: spikes are -1, 0, 1 in a byte, currents int32; T steps stand one after another. */
-#include "dot4.h"
+#include "conv_i8.h"
+#include "unpack.h"
+
+/* Share of spikes from which all channels are multiplied rather than those that spike visited; more than one: never. */
+#if defined(NW_AVX512) && defined(__AVX512VNNI__)
+#define NW_DENSE_SPIKES 0.10
+#elif defined(NW_AVX2)
+#define NW_DENSE_SPIKES 0.45
+#else
+#define NW_DENSE_SPIKES 2.0
+#endif
 
 /* Adds (or takes away) sixteen weights. */
 NW_INLINE nw_i16 nw_add_row(nw_i16 acc, const int8_t *w, int positive) {
@@ -110,6 +120,30 @@ NW_INLINE void nw_event_conv(const int8_t *NW_RESTRICT x, const int8_t *NW_RESTR
             }
           }
         }
+  }
+}
+
+/* Every step in the form that its density asks for: event-driven, or as codes in conv_i8.h, for which the weights are packed once.
+ * `dense_bias` is the bias of that form; `packed` and `frame` are scratch for its weights and for one step. */
+NW_INLINE void nw_spike_conv(const int8_t *NW_RESTRICT x, const int8_t *NW_RESTRICT w, const int32_t *NW_RESTRICT bias,
+                             const int32_t *NW_RESTRICT dense_bias, int32_t *NW_RESTRICT y, int16_t *NW_RESTRICT active,
+                             int8_t *NW_RESTRICT packed, uint8_t *NW_RESTRICT frame, int T, int IH, int IW, int OH, int OW, int G, int IC,
+                             int OC, int KH, int KW, int SH, int SW, int PT, int PL, int DH, int DW, int PB, int PR, int P, int NB) {
+  const long n = (long)IH * IW * G * IC;
+  int ready = 0;
+  for (int t = 0; t < T; t++, x += n, y += (long)OH * OW * G * OC) {
+    long spikes = 0;
+    if (NW_DENSE_SPIKES < 1.0)
+      for (long i = 0; i < n; i++) spikes += x[i] & 1;
+    if ((double)spikes <= NW_DENSE_SPIKES * (double)n) {
+      nw_event_conv(x, w, bias, y, active, 1, IH, IW, OH, OW, G, IC, OC, KH, KW, SH, SW, PT, PL, DH, DW);
+      continue;
+    }
+    if (!ready) nw_repack(w, packed, G, KH * KW, IC, OC);
+    ready = 1;
+    nw_bytes((const uint8_t *)x, frame, 1, IH, IW, G, IC, (IC + 3) / 4, PT, PL, PB, PR, 128);
+    nw_conv_i8(frame, packed, dense_bias, 0, 0, 0, y, 1, IH + PT + PB, IW + PL + PR, OH, OW, G, (IC + 3) / 4, OC, KH, KW, SH, SW, DH, DW, P,
+               NB, 8, (nw_end){.type = NW_I32}, NW_ALL);
   }
 }
 

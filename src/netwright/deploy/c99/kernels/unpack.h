@@ -30,11 +30,32 @@ NW_INLINE void nw_unpack2(const uint32_t *NW_RESTRICT some, const uint32_t *NW_R
 /* [G][K][I][O] to the packing of conv_i8.h: [G][O/16][K][I4][16][4], K taps. */
 NW_INLINE void nw_repack(const int8_t *NW_RESTRICT w, int8_t *NW_RESTRICT y, int G, int K, int I, int O) {
   const int I4 = (I + 3) / 4, blocks = (O + 15) / 16;
-  memset(y, 0, (size_t)G * (size_t)blocks * (size_t)K * (size_t)I4 * 64);
+#if defined(NW_AVX2)
+  const int whole = O / 16, quads = I / 4 * 4;
+#else
+  const int whole = 0, quads = 0;
+#endif
+  if (whole < blocks || quads < I) memset(y, 0, (size_t)G * (size_t)blocks * (size_t)K * (size_t)I4 * 64);
+#if defined(NW_AVX2)
+  for (int g = 0; g < G; g++)
+    for (int k = 0; k < K; k++)
+      for (int i = 0; i < quads; i += 4)
+        for (int b = 0; b < whole; b++) { /* four rows of sixteen outputs, interleaved byte by byte */
+          const int8_t *row = w + (((long)g * K + k) * I + i) * O + b * 16;
+          __m128i r[4], *to = (__m128i *)(y + ((((long)g * blocks + b) * K + k) * I4 + i / 4) * 64);
+          NW_UNROLL for (int j = 0; j < 4; j++) r[j] = _mm_loadu_si128((const __m128i *)(row + (long)j * O));
+          const __m128i low = _mm_unpacklo_epi8(r[0], r[1]), high = _mm_unpackhi_epi8(r[0], r[1]);
+          const __m128i low2 = _mm_unpacklo_epi8(r[2], r[3]), high2 = _mm_unpackhi_epi8(r[2], r[3]);
+          _mm_storeu_si128(to, _mm_unpacklo_epi16(low, low2));
+          _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(low, low2));
+          _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(high, high2));
+          _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(high, high2));
+        }
+#endif
   for (int g = 0; g < G; g++)
     for (int k = 0; k < K; k++)
       for (int i = 0; i < I; i++)
-        for (int o = 0; o < O; o++)
+        for (int o = i < quads ? whole * 16 : 0; o < O; o++)
           y[((((long)g * blocks + o / 16) * K + k) * I4 + i / 4) * 64 + (o % 16) * 4 + i % 4] = w[(((long)g * K + k) * I + i) * O + o];
 }
 
