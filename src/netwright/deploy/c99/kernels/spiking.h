@@ -33,7 +33,7 @@ NW_INLINE nw_i16 nw_add_row(nw_i16 acc, const int8_t *w, int positive) {
 /* The rows of weights of n active channels, added to 16*N sums that stay in registers. */
 NW_INLINE void nw_add_rows(int32_t *NW_RESTRICT sums, const int8_t *NW_RESTRICT x, const int8_t *NW_RESTRICT w,
                            const int16_t *NW_RESTRICT active, int n, int OC, int N) {
-  nw_i16 acc[4];
+  nw_i16 acc[8];
   NW_UNROLL for (int j = 0; j < N; j++) acc[j] = nw_i16_load(sums + 16 * j);
   for (int k = 0; k < n; k++) {
     const int c = active[k];
@@ -114,6 +114,7 @@ NW_INLINE void nw_event_conv(const int8_t *NW_RESTRICT x, const int8_t *NW_RESTR
               int32_t *row = y + ((long)(ay / SH) * OW + ax / SW) * LDY + g * OC;
               const int8_t *wt = w + (((long)g * KH + ky) * KW + kx) * IC * OC;
               int o = 0;
+              for (; o + 128 <= OC && NW_TILE(1, 0); o += 128) nw_add_rows(row + o, xg, wt + o, active, n, OC, 8);
               for (; o + 64 <= OC; o += 64) nw_add_rows(row + o, xg, wt + o, active, n, OC, 4);
               for (; o + 16 <= OC; o += 16) nw_add_rows(row + o, xg, wt + o, active, n, OC, 1);
               if (o < OC) nw_add_part(row + o, xg, wt + o, active, n, OC, OC % 16 ? OC % 16 : 16);
@@ -121,6 +122,24 @@ NW_INLINE void nw_event_conv(const int8_t *NW_RESTRICT x, const int8_t *NW_RESTR
           }
         }
   }
+}
+
+/* How many of n are not zero. */
+NW_INLINE long nw_spikes(const int8_t *x, long n) {
+  long i = 0, count = 0;
+#if defined(NW_AVX512)
+  for (; i + 64 <= n; i += 64) {
+    const __m512i v = _mm512_loadu_si512(x + i);
+    count += __builtin_popcountll(_mm512_test_epi8_mask(v, v));
+  }
+#endif
+  for (; i + 8 <= n; i += 8) {
+    uint64_t eight;
+    memcpy(&eight, x + i, 8);
+    count += (long)((eight & 0x0101010101010101u) * 0x0101010101010101u >> 56); /* adds the low bits of all bytes */
+  }
+  for (; i < n; i++) count += x[i] & 1;
+  return count;
 }
 
 /* Every step in the form that its density asks for: event-driven, or as codes in conv_i8.h, for which the weights are packed once.
@@ -132,10 +151,7 @@ NW_INLINE void nw_spike_conv(const int8_t *NW_RESTRICT x, const int8_t *NW_RESTR
   const long n = (long)IH * IW * G * IC;
   int ready = 0;
   for (int t = 0; t < T; t++, x += n, y += (long)OH * OW * G * OC) {
-    long spikes = 0;
-    if (NW_DENSE_SPIKES < 1.0)
-      for (long i = 0; i < n; i++) spikes += x[i] & 1;
-    if ((double)spikes <= NW_DENSE_SPIKES * (double)n) {
+    if (NW_DENSE_SPIKES > 1.0 || (double)nw_spikes(x, n) <= NW_DENSE_SPIKES * (double)n) {
       nw_event_conv(x, w, bias, y, active, 1, IH, IW, OH, OW, G, IC, OC, KH, KW, SH, SW, PT, PL, DH, DW);
       continue;
     }
