@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,7 @@ train = {{ steps = 20, evaluations = 1 }}
 steps = 4
 [measure]
 rounds = 5
+devices = ["cortex-m4"]
 """
 
 
@@ -77,6 +79,18 @@ def test_five_forms_are_compiled_and_equal_pytorch(run):
         assert v["latency_us"]["p10"] <= v["latency_us"]["median"] <= v["latency_us"]["p90"]
         assert v["energy_pj"]["how"] == "modelled" and v["n_test"] == 360
     assert variants["binary"]["binary_ops"] > 0 and variants["spiking"]["synaptic_ops"] > 0
+
+
+def test_other_processors_give_the_same_or_say_why_not(run):
+    rows = run[1]["devices"]
+    assert [r["form"] for r in rows] == ["float", "int8", "ternary", "binary", "spiking"]
+    there = shutil.which("arm-none-eabi-gcc") and shutil.which("qemu-system-arm")
+    for r in rows:
+        if there:
+            assert not r["why"] and r["max_abs_diff"] <= (1e-5 if r["form"] == "float" else 0)
+            assert r["instructions"] > 10_000 and min(r["flash_bytes"], r["ram_bytes"]) > 10_000
+        else:
+            assert "apt-get install" in r["why"]
 
 
 def test_fewer_bits_take_fewer_bytes(run):

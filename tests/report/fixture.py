@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from netwright.deploy.c99 import emit
+from netwright.deploy.c99.picture import draw_arena
 from netwright.design import trace
 from netwright.design.draw import draw
 from netwright.design.models import VARIANTS
@@ -63,6 +65,18 @@ def summary() -> dict[str, Any]:
             variant("ternary", 0.9750, 7_604, 9.4, 5.1e4),
             variant("binary", 0.9583, 4_988, 5.2, 4.2e4),
             variant("spiking", 0.9806, 23_500, 212.0, 8.9e4),
+        ],
+        "devices": [
+            {
+                "form": "int8",
+                "device": "cortex-m4",
+                "why": "",
+                "flash_bytes": 109_976,
+                "ram_bytes": 17_896,
+                "instructions": 4_131_380,
+                "max_abs_diff": 0.0,
+            },
+            {"form": "spiking", "device": "cortex-m4", "why": f"{MARK}: the network needs more RAM than there is"},
         ],
     }
 
@@ -131,6 +145,7 @@ def facts(evil: str = "") -> dict[str, Any]:
         "spike_rates": {f"layer_{i}{evil}": 0.16 / (1 + i) + 0.02 for i in range(6)},
         "layers": dict.fromkeys(FORMS, rows),
         "drawing": draw(graph, f"digits{evil}: the chosen network ({MARK})"),
+        "arena": draw_arena(emit(graph)),
         "recipe": {
             "name": f"digits{evil}",
             "seed": 7,

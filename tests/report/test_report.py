@@ -77,7 +77,7 @@ def test_the_page_is_balanced_small_and_loads_nothing(page: str):
 
 def test_every_svg_is_well_formed_and_named(page: str):
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.S)
-    assert len(drawings) == 11  # four of the forms, two fronts, two of training, time, rates, the network
+    assert len(drawings) == 12  # four of the forms, two fronts, two of training, time, rates, the network, memory
     for svg in drawings:
         assert ElementTree.fromstring(svg).get("aria-label")
 
@@ -89,6 +89,11 @@ def test_all_forms_stand_in_the_table_with_the_kind_of_every_number(page: str):
         assert page.count(f'class="tag {how}"') >= 3
     assert "98.89 %" in page and "4.99 kB" in page and "212 µs" in page and "11.3\u201313.9 µs" in page
     assert fixture.MARK in page
+
+
+def test_other_processors_and_memory_have_their_sections(page: str):
+    assert units.count(4_131_380) in page
+    assert "needs more RAM than there is" in page and "bytes of arena" in page
 
 
 def test_energy_is_never_called_measured(facts: dict):
@@ -110,7 +115,7 @@ def test_sections_without_facts_are_left_out(facts: dict):
     page = render({"summary": facts["summary"]})
     tags = parsed(page)
     ids = {a["id"] for t, a in tags if t == "section"}
-    assert ids == {"forms", "limits", "reproduce"}
+    assert ids == {"forms", "devices", "limits", "reproduce"}
     assert {a["href"][1:] for t, a in tags if t == "a" and a["href"].startswith("#")} == ids
 
 

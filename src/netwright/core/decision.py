@@ -29,13 +29,16 @@ class Decision:
     otherwise: Tree
 
 
+NEVER = 2.0  # a confidence that no softmax reaches
+
+
 @dataclass(frozen=True)
 class Confident:
     """Of a spiking network: stop at the first time step where the largest softmax(alpha * logits) reaches `confidence`, where
     the logits are the mean over the steps counted so far (Li et al., 2023, "Unleashing the Potential of Spiking Neural Networks
     with Dynamic Confidence": alpha sharpens what calibration found too soft).
 
-    `confidence` in (0, 1], `alpha` > 0.
+    `confidence` > 0 (`NEVER`, which is more than 1, goes to the last step, in the memory of one), `alpha` > 0.
     """
 
     confidence: float
@@ -80,7 +83,7 @@ def from_json(data: Any) -> Control:
     """
     if isinstance(data, dict) and set(data) == {"confidence", "alpha"}:
         numbers = [v for v in data.values() if isinstance(v, (int, float)) and not isinstance(v, bool)]
-        if len(numbers) == 2 and 0 < data["confidence"] <= 1 and 0 < data["alpha"] < float("inf"):
+        if len(numbers) == 2 and 0 < data["confidence"] < float("inf") and 0 < data["alpha"] < float("inf"):
             return Confident(float(data["confidence"]), float(data["alpha"]))
         raise ValueError(f"no confidence: {data!r:.60}")
     return _tree(data)

@@ -17,6 +17,8 @@ from netwright.core.errors import NetwrightError
 from netwright.core.files import write_json
 from netwright.core.paper import Paper
 from netwright.core.target import Target
+from netwright.deploy.c99 import emit
+from netwright.deploy.c99.picture import draw_arena
 from netwright.deploy.onnx import OrtModel
 from netwright.design import GraphModule, blocks
 from netwright.design.draw import draw
@@ -24,12 +26,14 @@ from netwright.estimate.count import cost, table
 from netwright.measure.latency import time_side_by_side
 from netwright.measure.machine import machine
 from netwright.pipeline.chain import Chain, Form
+from netwright.pipeline.devices import run_elsewhere
 from netwright.search.hypervolume import hypervolume
 from netwright.search.strategies import CATALOGUE as STRATEGIES
 from netwright.spike import convert, unroll
 from netwright.train.distil.kd import KnowledgeDistillation
 from netwright.train.elastic import Sandwich
 
+ELSEWHERE = 8  # test images that run on other processors
 RATE_IMAGES = 512  # test images on which spike rates are observed; the accuracy is of the whole split
 
 
@@ -135,7 +139,7 @@ def _prove(chain: Chain, reproduce: str) -> dict[str, Any]:
     target = Target.load(recipe.measure.target)
     counted = {name: cost(form.graph, target) for name, form in forms.items()}
     facts = machine()
-    summary = {
+    summary: dict[str, Any] = {
         "task": task.name,
         "seed": recipe.seed,
         "machine": {k: v for k, v in facts.items() if k != "versions"},
@@ -147,6 +151,13 @@ def _prove(chain: Chain, reproduce: str) -> dict[str, Any]:
         },
         "variants": [_variant(forms[name], checks[name], counted[name], timed) for name in forms],
     }
+    if recipe.measure.devices:
+        chain.progress(0, 1, "measure: other processors")
+        some = np.ascontiguousarray(x[:ELSEWHERE].numpy())
+        graphs = {name: form.graph for name, form in forms.items()}
+        here = {name: np.asarray(form.bundle.run(some)) for name, form in forms.items()}
+        summary["devices"] = run_elsewhere(graphs, recipe.measure.devices, some, here, chain.root / "devices")
+        chain.progress(1, 1, "measure: other processors")
     write_json(chain.root / "summary.json", summary)
     write_facts(chain, forms, summary, reproduce)
     return summary
@@ -178,6 +189,7 @@ def write_facts(chain: Chain, forms: Mapping[str, Form], summary: Mapping[str, A
         "accuracy_over_time": over_time,
         "spike_rates": rates,
         "layers": {name: table(form.graph) for name, form in forms.items()},
+        "arena": draw_arena(emit(forms["float"].graph)) if "float" in forms else "",
         "drawing": draw(forms["float"].graph, f"{recipe.name}: the chosen network"),
         "recipe": recipe.model_dump(),
         "reproduce": reproduce,

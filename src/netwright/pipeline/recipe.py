@@ -88,8 +88,11 @@ class SpikeSection(Section):
 
 
 class MeasureSection(Section):
+    """`target`: energies. `devices`: other processors on which every form runs in QEMU (cortex-m4, cortex-m7, aarch64)."""
+
     rounds: int = Field(30, ge=3)
     target: str = "cmos45"
+    devices: tuple[str, ...] = ()
 
 
 class RunRecipe(Section):

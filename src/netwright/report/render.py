@@ -6,7 +6,7 @@
     search {strategy, trials [{number, arch, objectives {error, bytes, latency_us}, feasible}], front [number], chosen number,
             hypervolume {name: share}},
     history [{step, loss, accuracy}], accuracy_over_time [[t, accuracy]], spike_rates {layer: rate},
-    layers {form: rows of estimate.table}, drawing (SVG), bibliography [Paper as mapping], notes [text]
+    layers {form: rows of estimate.table}, drawing (SVG), arena (SVG), bibliography [Paper as mapping], notes [text]
 """
 
 from __future__ import annotations
@@ -145,6 +145,8 @@ def _context(facts: Facts) -> dict[str, Any]:
         "figures": figures.all_figures(facts),
         "layers": facts.get("layers") or {},
         "drawing": checked_svg(drawing) if drawing else "",
+        "arena": checked_svg(facts["arena"]) if facts.get("arena") else "",
+        "devices": summary.get("devices") or [],
         "recipe": to_toml(facts.get("recipe") or {}),
         "reproduce": facts.get("reproduce") or "",
         "machine": summary.get("machine") or {},

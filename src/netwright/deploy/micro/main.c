@@ -61,7 +61,7 @@ int main(void) {
   start_clock();
   while (read_file(from, in, sizeof in) == 0) {
     const uint32_t before = now();
-    if (model_run(in, out)) return 3;
+    model_run(in, out); /* 0, or the exit that was taken */
     const uint32_t ticks = (now() - before) & 0xFFFFFFu; /* the counter has 24 bits */
     if (write_file(to, out, sizeof out) || write_file(to, &ticks, sizeof ticks)) return 4;
   }
