@@ -16,6 +16,7 @@ from torch import nn
 from netwright.core.errors import BundleError, UnknownName
 from netwright.core.graph import Graph, Node, Spec
 from netwright.deploy.bundle import Bundle, write_bundle
+from netwright.deploy.c99 import build
 from netwright.deploy.exports import export
 from netwright.design import trace
 from netwright.design.execute import GraphModule
@@ -123,3 +124,16 @@ def test_files_of_other_engines(tmp_path, monkeypatch):
     neurons = Graph((Node("x", "input", (), Spec((1, 3))), Node("n", "integrate", ("x",), Spec((1, 3)), path="body.0")), ("n",))
     files, notes = export(neurons, ["onnx"])
     assert not files and "model.onnx" in notes[0] and "body.0" in notes[0]
+
+
+def test_one_example_is_read_where_it_lies_or_copied(tmp_path):
+    """Large inputs are not copied; others, turned or of another type, are."""
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU()).eval(), torch.zeros(1, 3, 90, 80))
+    model = build(graph, tmp_path)
+    x = np.random.default_rng(0).standard_normal((1, 3, 90, 80), dtype=np.float32)
+    expected = model.run(x)
+    turned = np.ascontiguousarray(x.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    for given in (x, turned, x.astype(np.float64), x.tolist(), np.concatenate([x, x])[1:]):
+        np.testing.assert_array_equal(model.run_one(given), expected)
+    with pytest.raises(ValueError, match="shape"):
+        model.run_one(x[:, :2])
