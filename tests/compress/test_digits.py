@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from netwright.compress import BiPer, BitNet, Int8
+from netwright.compress import FDA, STE, XNOR, BiPer, BiReal, BitNet, Int8, IRNet, ReCU, ReSTE
 from netwright.compress.trainee import Trainee
 
 
@@ -54,6 +54,8 @@ def trainer(digits, epochs: int, teacher: nn.Module | None = None):
         net.train()
         while schedule.last_epoch < total:
             for i in torch.randperm(len(x), generator=generator).split(64):
+                if isinstance(net, Trainee):
+                    net.follow(schedule.last_epoch / total)
                 out = net(x[i])
                 loss = F.cross_entropy(out, y[i])
                 if teacher is not None:
@@ -96,7 +98,10 @@ def simulate_and_finish(compressor, fit, trained, digits):
     return trainee.eval(), compressor.finish(trainee, digits[0])
 
 
-@pytest.mark.parametrize(("compressor", "epochs", "floor", "share"), [(BitNet(), 4, 0.95, 0.16), (BiPer(), 8, 0.90, 0.14)])
+BINARY = [(m(), 8, 0.90 if m is BiPer else 0.85, 0.14) for m in (BiPer, STE, XNOR, BiReal, FDA, ReSTE, IRNet, ReCU)]
+
+
+@pytest.mark.parametrize(("compressor", "epochs", "floor", "share"), [(BitNet(), 4, 0.95, 0.16), *BINARY])
 def test_trained_forms(compressor, epochs, floor, share, digits, trained):
     trainee, network = simulate_and_finish(compressor, trainer(digits, epochs, trained), trained, digits)
     assert isinstance(trainee, Trainee)

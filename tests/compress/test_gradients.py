@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from netwright.compress.binarise.biper import ApproxSign, NormalisedSign, biper
+from netwright.compress import STE, XNOR, IRNet, ReSTE
+from netwright.compress.binarise import fda, irnet, recu, reste
+from netwright.compress.binarise.biper import biper
+from netwright.compress.binarise.estimators import ApproxSign, ClippedSign, NormalisedSign, ShapedSign, SignThrough
 from netwright.compress.coded import signs
 from netwright.compress.ternarise.bitnet import gamma, ternary
 from netwright.compress.trainee import fake_quantise, round_ste
+from netwright.design import trace
 
 GRID = torch.linspace(-2, 2, 401, dtype=torch.float64)
 
@@ -51,6 +56,75 @@ def test_biper(stage):
     wave = torch.sin(20 * GRID)
     assert torch.equal(y, wave if stage == 1 else torch.where(wave >= 0, 1.0, -1.0).double())
     assert torch.allclose(g, 20 * torch.cos(20 * GRID))
+
+
+SIGN = torch.where(GRID >= 0, 1.0, -1.0).double()
+
+
+def test_clipped_and_straight_signs():
+    for estimator, expected in ((ClippedSign, (GRID.abs() <= 1).double()), (SignThrough, torch.ones_like(GRID))):
+        y, g = gradient(estimator.apply, GRID)
+        assert torch.equal(y, SIGN) and torch.equal(g, expected)
+
+
+def test_fda_is_the_derivative_of_a_fourier_series():
+    y, g = gradient(lambda v: ShapedSign.apply(v, fda.slope(v.detach(), 0.1, 9)), GRID)
+    v = GRID.clone().requires_grad_()
+    series = 4 / torch.pi * sum(torch.sin((2 * i + 1) * 0.1 * v) / (2 * i + 1) for i in range(10))
+    (expected,) = torch.autograd.grad(series.sum(), v)
+    assert torch.equal(y, SIGN) and torch.allclose(g, expected * (GRID.abs() <= 1))
+
+
+@pytest.mark.parametrize("o", [1.0, 1.7, 3.0])
+def test_reste_is_the_derivative_of_a_power_between_its_limits(o):
+    y, g = gradient(lambda v: ShapedSign.apply(v, reste.slope(v.detach(), o, 0.1, 1.5)), GRID)
+    v = GRID.clone().requires_grad_()
+    (power,) = torch.autograd.grad((torch.sign(v) * v.abs() ** (1 / o)).sum(), v)
+    size = GRID.abs()
+    expected = torch.where(size <= 0.1, 0.1 ** (1 / o) / 0.1, power) * (size <= 1.5)
+    assert torch.equal(y, SIGN) and torch.allclose(g, expected)
+
+
+def test_reste_trades_error_for_stability():
+    w = torch.randn(4096, generator=torch.Generator().manual_seed(0)) * 0.5
+    errors = [reste.estimating_error(w, o) for o in (1.0, 2.0, 3.0)]
+    unrest = [reste.gradient_instability(w, o, 0.1, 1.5) for o in (1.0, 2.0, 3.0)]
+    assert errors == sorted(errors, reverse=True) and unrest == sorted(unrest)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_irnet_is_the_derivative_of_a_scaled_tanh(progress):
+    t = irnet.sharpness(progress, 1e-3, 10.0)
+    assert t == pytest.approx({0.0: 1e-3, 0.5: 0.1, 1.0: 10.0}[progress])
+    y, g = gradient(lambda v: ShapedSign.apply(v, irnet.slope(v.detach(), t)), GRID)
+    v = GRID.clone().requires_grad_()
+    (expected,) = torch.autograd.grad((max(1 / t, 1) * torch.tanh(t * v)).sum(), v)
+    assert torch.equal(y, SIGN) and torch.allclose(g, expected)
+
+
+def test_recu_clamps_at_a_quantile_of_the_laplace_distribution():
+    assert recu.tau(0.0) == pytest.approx(0.85) and recu.tau(1.0) == pytest.approx(0.99)
+    torch.manual_seed(0)
+    w = torch.distributions.Laplace(0.3, 2.0).sample((2, 50_000))
+    w2 = recu.revived(w, 0.9)
+    clamped = (w2 == w2.max(1, keepdim=True).values) | (w2 == w2.min(1, keepdim=True).values)
+    assert float(clamped.double().mean()) == pytest.approx(0.2, abs=0.01), "a tenth on either side"
+    assert torch.equal(torch.sign(w2), torch.sign(w - w.mean(1, keepdim=True)))
+
+
+def test_scales():
+    """mean|w| of channel or layer, or the nearest power of two of standardised weights; XNOR's has a gradient."""
+    torch.manual_seed(0)
+    conv = next(n for n in trace(nn.Conv2d(3, 4, 3, bias=False), torch.zeros(1, 3, 5, 5)) if n.op == "conv2d")
+    w = torch.randn(4, 3, 3, 3) * torch.tensor([0.1, 0.5, 1.0, 3.0]).reshape(-1, 1, 1, 1)
+    sizes = w.abs().flatten(1).mean(1)
+    layers = {m.name: m.layer(conv, w.numpy(), None) for m in (STE(), XNOR(), ReSTE(), IRNet())}
+    assert torch.allclose(layers["ste"].scale, sizes) and not layers["ste"].scale.requires_grad
+    assert torch.allclose(layers["xnor"].scale, sizes) and layers["xnor"].scale.requires_grad
+    assert torch.allclose(layers["reste"].scale, w.abs().mean().expand(4))
+    assert torch.equal(torch.log2(layers["irnet"].scale) % 1, torch.zeros(4))
+    latent = layers["irnet"].latent().flatten(1)
+    assert torch.allclose(latent.mean(1), torch.zeros(4), atol=1e-6) and torch.allclose(latent.std(1), torch.ones(4))
 
 
 def test_ternary():

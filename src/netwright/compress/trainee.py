@@ -180,6 +180,12 @@ class Trainee(nn.Module):
             self.step += 1
         return out
 
+    def follow(self, progress: float) -> None:
+        """Say which share of the training is over, in [0, 1]; methods whose estimators change with it read it."""
+        for layer in self.modules():
+            if isinstance(layer, CodeLayer) and "progress" in layer._buffers:
+                layer._buffers["progress"].fill_(progress)  # type: ignore[union-attr]
+
     def integerise(self) -> GraphModule:
         """The integer network with the present codes, batch statistics and ranges."""
         graph = self.body.to_graph()

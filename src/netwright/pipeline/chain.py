@@ -369,10 +369,11 @@ class Chain:
         def fit_stage(trainee: nn.Module, *, stage: str, share: float, lr: float, weight_decay: float) -> nn.Module:
             steps = max(1, math.ceil(section.train.steps * share))
             recipe = section.train.with_(steps=steps, lr=lr, weight_decay=weight_decay, seed=self.recipe.seed)
+            follow = [lambda step, module: module.follow(step / steps)] if isinstance(trainee, compress.Trainee) else []
             return fit(
                 trainee, self.data, recipe, teacher=self.network,
                 checkpoint=folder / f"checkpoint-{next(stage_number)}.safetensors",
-                progress=self._named(f"compress: {name}, {stage}"),
+                on_step=follow, progress=self._named(f"compress: {name}, {stage}"),
             ).module  # fmt: skip
 
         module = method.compress(self.network, self.example, self.calibration, fit_stage)
