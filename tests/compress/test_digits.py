@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from netwright.compress import FDA, STE, XNOR, BiPer, BiReal, BitNet, Int8, IRNet, ReCU, ReSTE
+from netwright.compress import FDA, LSQ, STE, TBT, TWN, XNOR, BiPer, BiReal, BitNet, Int8, IRNet, ReCU, ReSTE
 from netwright.compress.trainee import Trainee
 
 
@@ -98,10 +98,11 @@ def simulate_and_finish(compressor, fit, trained, digits):
     return trainee.eval(), compressor.finish(trainee, digits[0])
 
 
+TERNARY = [(m(), 4, 0.95, 0.16) for m in (BitNet, TWN, TBT, LSQ)]
 BINARY = [(m(), 8, 0.90 if m is BiPer else 0.85, 0.14) for m in (BiPer, STE, XNOR, BiReal, FDA, ReSTE, IRNet, ReCU)]
 
 
-@pytest.mark.parametrize(("compressor", "epochs", "floor", "share"), [(BitNet(), 4, 0.95, 0.16), *BINARY])
+@pytest.mark.parametrize(("compressor", "epochs", "floor", "share"), [*TERNARY, *BINARY])
 def test_trained_forms(compressor, epochs, floor, share, digits, trained):
     trainee, network = simulate_and_finish(compressor, trainer(digits, epochs, trained), trained, digits)
     assert isinstance(trainee, Trainee)

@@ -11,6 +11,7 @@ from netwright.compress.binarise import fda, irnet, recu, reste
 from netwright.compress.binarise.biper import biper
 from netwright.compress.binarise.estimators import ApproxSign, ClippedSign, NormalisedSign, ShapedSign, SignThrough
 from netwright.compress.coded import signs
+from netwright.compress.ternarise import lsq, tbt, twn
 from netwright.compress.ternarise.bitnet import gamma, ternary
 from netwright.compress.trainee import fake_quantise, round_ste
 from netwright.design import trace
@@ -138,6 +139,33 @@ def test_gamma_is_the_median_or_the_mean_and_never_zero():
     assert gamma(w, "median", 1e-5) == 3 and gamma(w, "mean", 1e-5) == 5
     assert gamma(torch.tensor([0.0, 0.0, 0.0, 8.0]), "median", 1e-5) == 2
     assert gamma(torch.zeros(4), "median", 1e-5) == pytest.approx(1e-5)
+
+
+def test_twn():
+    w = torch.tensor([[1.0, -2.0, 0.1, -0.3], [0.0, 0.0, 0.0, 0.0]])
+    value, scale = twn.ternary(w, 0.7)
+    assert torch.allclose(scale, torch.tensor([1.5, 1e-8])), "the mean of the sizes above 0.7 of the mean size"
+    assert torch.allclose(value[0], torch.tensor([1.5, -1.5, 0.0, 0.0]))
+    _, g = gradient(lambda v: twn.ternary(v, 0.7)[0], GRID[None])
+    assert torch.equal(g, torch.ones_like(g))
+
+
+def test_tbt():
+    y, g = gradient(lambda v: tbt.ternary(v)[0], GRID[None])
+    s = 4 / 3 * GRID.abs().mean()
+    assert torch.allclose(y[0], torch.round((GRID / s).clamp(-1, 1)) * s) and torch.equal(g, torch.ones_like(g))
+
+
+def test_lsq():
+    s = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    y, g = gradient(lambda v: lsq.LearnedStep.apply(v, s), GRID)
+    assert torch.allclose(y, torch.round((GRID / 0.7).clamp(-1, 1)) * 0.7)
+    assert torch.equal(g, (GRID.abs() / 0.7 <= 1).double())
+    weights = torch.randn(401, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    (found,) = torch.autograd.grad((lsq.LearnedStep.apply(GRID, s) * weights).sum(), s)
+    v = GRID / 0.7
+    expected = (weights * torch.where(v.abs() <= 1, torch.round(v) - v, torch.sign(v))).sum() / 401**0.5
+    assert torch.allclose(found, expected)
 
 
 def test_rounding():

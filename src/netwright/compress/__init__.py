@@ -19,6 +19,9 @@ from netwright.compress.compressor import Stage as Stage
 from netwright.compress.integer import integerise as integerise
 from netwright.compress.integer import unsupported as unsupported
 from netwright.compress.quantise import Int8 as Int8
+from netwright.compress.ternarise import LSQ as LSQ
+from netwright.compress.ternarise import TBT as TBT
+from netwright.compress.ternarise import TWN as TWN
 from netwright.compress.ternarise import BitNet as BitNet
 from netwright.compress.trainee import Trainee as Trainee
 from netwright.core.catalogue import catalogue

@@ -20,16 +20,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from netwright.compress.codes import Codes
-from netwright.compress.compressor import Compressor, Stage
-from netwright.compress.plan import WEIGHTED
-from netwright.compress.trainee import CodeLayer, Int8Layer, Trainee, ends, float_plan, node_weights
+from netwright.compress.compressor import Stage
+from netwright.compress.ternarise.ternariser import Ternariser, TernaryLayer
 from netwright.core.graph import Node
 from netwright.core.paper import Paper
-from netwright.design.execute import GraphModule
-from netwright.design.trace import trace
 
 Measure = Literal["median", "mean"]
 
@@ -47,41 +43,29 @@ def ternary(w: Tensor, g: Tensor) -> Tensor:
     return v + (torch.round(v.clamp(-1, 1)) - v).detach()
 
 
-class TernaryLayer(CodeLayer):
-    """Latent weights, ternary in the forward pass."""
-
+class BitNetLayer(TernaryLayer):
     def __init__(self, node: Node, weight: np.ndarray, bias: np.ndarray | None, measure: Measure, eps: float):
         super().__init__(node, weight, bias)
         self.measure, self.eps = measure, eps
 
-    def effective(self) -> Tensor:
+    def ternary(self) -> tuple[Tensor, Tensor]:
         g = gamma(self.weight, self.measure, self.eps)
-        return ternary(self.weight, g) * g
-
-    def codes(self) -> Codes:
-        with torch.no_grad():
-            g = gamma(self.weight, self.measure, self.eps)
-            codes = ternary(self.weight, g).round().to(torch.int8).cpu().numpy()
-        return Codes(codes, np.full(len(codes), float(g)), 2)
+        return ternary(self.weight, g) * g, g.expand(len(self.weight))
 
 
 @dataclass(frozen=True)
-class BitNet(Compressor):
-    """Ternary weights (2 bits stored), 8-bit activations.
+class BitNet(Ternariser):
+    """Ternary weights by rounding at their median or mean size.
 
     Attributes:
         measure: median (b1.58 Reloaded, better for small networks) or mean (b1.58).
         eps: floor of gamma.
-        keep_first_last: first and last weighted layers in 8 bits (they are few weights and carry much of the accuracy);
-            False makes every weight ternary, as the paper does.
     """
 
     measure: Measure = "median"
     eps: float = 1e-5
-    keep_first_last: bool = True
 
     name: ClassVar[str] = "bitnet"
-    form: ClassVar[str] = "ternary"
     stages: ClassVar[tuple[Stage, ...]] = (Stage("ternary", 1.0, 2e-3),)
     paper: ClassVar[Paper] = Paper(
         "nielsen2024bitnet",
@@ -93,18 +77,5 @@ class BitNet(Compressor):
         "S170",
     )
 
-    def prepare(self, module: nn.Module, example: Tensor, calibration: Tensor) -> Trainee:
-        """The simulation with latent weights from `module`."""
-        p = float_plan(trace(module, example), calibration)
-        kept = ends(p.graph) if self.keep_first_last else set()
-        layers: dict[str, CodeLayer] = {}
-        for node in p.graph:
-            if node.op in WEIGHTED:
-                w, b = node_weights(p.graph, node)
-                ternary = node.name not in kept
-                layers[node.name] = TernaryLayer(node, w, b, self.measure, self.eps) if ternary else Int8Layer(node, w, b)
-        return Trainee(p, layers, calibration)
-
-    def finish(self, trainee: nn.Module, calibration: Tensor) -> GraphModule:
-        assert isinstance(trainee, Trainee)
-        return trainee.integerise()
+    def layer(self, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> TernaryLayer:
+        return BitNetLayer(node, weight, bias, self.measure, self.eps)
