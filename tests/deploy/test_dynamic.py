@@ -173,6 +173,13 @@ class Unequal(nn.Module):
         return x if x.sum() > 0 else x[:, :2]
 
 
+def test_nothing_is_printed_on_the_way(capfd):
+    with pytest.raises(TraceError):
+        trace(Early(), torch.zeros(1, 2, 9, 7))
+    trace_paths(Skip(), torch.zeros(1, 6))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_cannot_be_compiled_is_said():
     with pytest.raises(TraceError, match="without a bound"):
         trace_paths(Endless(), torch.zeros(1, 3))

@@ -11,9 +11,14 @@ MACs are multiply-accumulates, additions of biases not counted: convolution ``ou
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import re
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -291,6 +296,21 @@ def _line(fx: Any) -> str:
     return f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else ""
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of an export, and without the half-made graph that it prints where it fails."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level, said = log.level, io.StringIO()
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            yield
+        sys.stderr.write(said.getvalue())  # what the user's own module has to say
+    finally:
+        log.setLevel(level)
+
+
 def trace(module: nn.Module | torch.export.ExportedProgram, example: Tensor | tuple[Tensor, ...] | None = None) -> Graph:
     """Turn a module (at inference) into a `Graph` with its parameters' values.
 
@@ -311,8 +331,7 @@ def trace(module: nn.Module | torch.export.ExportedProgram, example: Tensor | tu
         training = module.training
         module.eval()
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
+            with _quiet(), torch.no_grad():
                 program = torch.export.export(module, inputs, strict=False)
         except TraceError:
             raise
