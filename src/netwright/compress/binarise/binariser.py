@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from netwright.compress.binarise.estimators import ShapedSign
 from netwright.compress.coded import signs, weighted
 from netwright.compress.codes import Codes
 from netwright.compress.compressor import Compressor
@@ -79,6 +80,24 @@ class BinaryLayer(CodeLayer):
         with torch.no_grad():
             codes = signs(self.latent()).to(torch.int8).cpu().numpy()
         return Codes(codes, self.scale.detach().cpu().numpy().astype(np.float64), 1, signs=True)
+
+
+class SlopedLayer(BinaryLayer):
+    """Weights and activations by one estimator, whose slope the method states."""
+
+    @property
+    def scale(self) -> Tensor:
+        return self.mean_size()
+
+    @abstractmethod
+    def slope(self, v: Tensor) -> Tensor:
+        """What gradients through the sign are multiplied by at v."""
+
+    def sign(self, a: Tensor) -> Tensor:
+        return ShapedSign.apply(a, self.slope(a.detach()))
+
+    def binary(self) -> Tensor:
+        return self.sign(self.latent())
 
 
 class WholeNorm(Norm):

@@ -15,20 +15,14 @@ import numpy as np
 from torch import Tensor
 
 from netwright.compress.binarise.binariser import Binariser, BinaryLayer
-from netwright.compress.binarise.estimators import ApproxSign, ClippedSign
+from netwright.compress.binarise.estimators import ApproxSign
+from netwright.compress.binarise.ste import STELayer
 from netwright.compress.compressor import Stage
 from netwright.core.graph import Node
 from netwright.core.paper import Paper
 
 
-class BiRealLayer(BinaryLayer):
-    @property
-    def scale(self) -> Tensor:
-        return self.mean_size()
-
-    def binary(self) -> Tensor:
-        return ClippedSign.apply(self.weight)
-
+class BiRealLayer(STELayer):
     def sign(self, a: Tensor) -> Tensor:
         return ApproxSign.apply(a)
 

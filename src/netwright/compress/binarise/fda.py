@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netwright.compress.binarise.binariser import Binariser, BinaryLayer
-from netwright.compress.binarise.estimators import ShapedSign
+from netwright.compress.binarise.binariser import Binariser, BinaryLayer, SlopedLayer
 from netwright.compress.compressor import Stage
 from netwright.core.graph import Node
 from netwright.core.paper import Paper
@@ -30,23 +29,13 @@ def slope(v: Tensor, frequency: float, terms: int) -> Tensor:
     return total * (4 * frequency / torch.pi) * (v.abs() <= 1)
 
 
-class FDALayer(BinaryLayer):
+class FDALayer(SlopedLayer):
     def __init__(self, node: Node, weight: np.ndarray, bias: np.ndarray | None, frequency: float, terms: int):
         super().__init__(node, weight, bias)
         self.frequency, self.terms = frequency, terms
 
-    @property
-    def scale(self) -> Tensor:
-        return self.mean_size()
-
-    def estimate(self, v: Tensor) -> Tensor:
-        return ShapedSign.apply(v, slope(v.detach(), self.frequency, self.terms))
-
-    def binary(self) -> Tensor:
-        return self.estimate(self.weight)
-
-    def sign(self, a: Tensor) -> Tensor:
-        return self.estimate(a)
+    def slope(self, v: Tensor) -> Tensor:
+        return slope(v, self.frequency, self.terms)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netwright.compress.binarise.binariser import Binariser, BinaryLayer
-from netwright.compress.binarise.estimators import ShapedSign
+from netwright.compress.binarise.binariser import Binariser, BinaryLayer, SlopedLayer
 from netwright.compress.compressor import Stage
 from netwright.core.graph import Node
 from netwright.core.paper import Paper
@@ -33,7 +32,7 @@ def slope(v: Tensor, t: float) -> Tensor:
     return max(1 / t, 1.0) * t * (1 - torch.tanh(t * v) ** 2)
 
 
-class IRNetLayer(BinaryLayer):
+class IRNetLayer(SlopedLayer):
     def __init__(self, node: Node, weight: np.ndarray, bias: np.ndarray | None, first: float, last: float):
         super().__init__(node, weight, bias)
         self.first, self.last = first, last
@@ -50,14 +49,8 @@ class IRNetLayer(BinaryLayer):
         size = self.latent().detach().abs().flatten(1).mean(1).clamp(min=1e-8)
         return 2.0 ** torch.round(torch.log2(size))
 
-    def estimate(self, v: Tensor) -> Tensor:
-        return ShapedSign.apply(v, slope(v.detach(), sharpness(float(self.progress), self.first, self.last)))
-
-    def binary(self) -> Tensor:
-        return self.estimate(self.latent())
-
-    def sign(self, a: Tensor) -> Tensor:
-        return self.estimate(a)
+    def slope(self, v: Tensor) -> Tensor:
+        return slope(v, sharpness(float(self.progress), self.first, self.last))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netwright.compress.binarise.binariser import Binariser, BinaryLayer
-from netwright.compress.binarise.estimators import ShapedSign
+from netwright.compress.binarise.binariser import Binariser, BinaryLayer, SlopedLayer
 from netwright.compress.compressor import Stage
 from netwright.core.graph import Node
 from netwright.core.paper import Paper
@@ -43,7 +42,7 @@ def gradient_instability(v: Tensor, o: float, m: float, t: float) -> float:
     return float(slope(v.detach(), o, m, t).var())
 
 
-class ReSTELayer(BinaryLayer):
+class ReSTELayer(SlopedLayer):
     def __init__(self, node: Node, weight: np.ndarray, bias: np.ndarray | None, end: float, m: float, t: float):
         super().__init__(node, weight, bias)
         self.end, self.m, self.t = end, m, t
@@ -56,14 +55,8 @@ class ReSTELayer(BinaryLayer):
     def o(self) -> float:
         return 1 + (self.end - 1) * (1 - math.cos(math.pi / 2 * float(self.progress)))
 
-    def estimate(self, v: Tensor) -> Tensor:
-        return ShapedSign.apply(v, slope(v.detach(), self.o, self.m, self.t))
-
-    def binary(self) -> Tensor:
-        return self.estimate(self.weight)
-
-    def sign(self, a: Tensor) -> Tensor:
-        return self.estimate(a)
+    def slope(self, v: Tensor) -> Tensor:
+        return slope(v, self.o, self.m, self.t)
 
 
 @dataclass(frozen=True)

@@ -16,22 +16,16 @@ import numpy as np
 from torch import Tensor
 
 from netwright.compress.binarise.binariser import Binariser, BinaryLayer
-from netwright.compress.binarise.estimators import ClippedSign
+from netwright.compress.binarise.ste import STELayer
 from netwright.compress.compressor import Stage
 from netwright.core.graph import Node
 from netwright.core.paper import Paper
 
 
-class XNORLayer(BinaryLayer):
+class XNORLayer(STELayer):
     @property
     def scale(self) -> Tensor:
         return self.weight.abs().flatten(1).mean(1).clamp(min=1e-8)
-
-    def binary(self) -> Tensor:
-        return ClippedSign.apply(self.weight)
-
-    def sign(self, a: Tensor) -> Tensor:
-        return ClippedSign.apply(a)
 
 
 @dataclass(frozen=True)
