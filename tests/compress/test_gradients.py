@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from netwright.compress import STE, XNOR, IRNet, ReSTE
+from netwright.compress import STE, XNOR, BiPer, IRNet, ReSTE
 from netwright.compress.binarise import fda, irnet, recu, reste
-from netwright.compress.binarise.biper import biper
+from netwright.compress.binarise.biper import biper, quantisation_error
 from netwright.compress.binarise.estimators import ApproxSign, ClippedSign, NormalisedSign, ShapedSign, SignThrough
 from netwright.compress.coded import signs
 from netwright.compress.ternarise import lsq, tbt, twn
@@ -175,3 +175,24 @@ def test_rounding():
     y, g = gradient(lambda x: fake_quantise(x, scale, -127, 127), GRID)
     assert torch.allclose(y, torch.round(GRID / 0.01).clamp(-127, 127) * 0.01)
     assert torch.equal(g, (GRID.abs() < 1.2749).double())
+
+
+def test_biper_loses_a_tenth_of_a_half_where_normal_weights_lose_a_third():
+    """With a large omega the phase is uniform: 1/2 - 4/pi^2; with a small one the sine is the weight itself."""
+    w = torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert quantisation_error(w, 20.0) == pytest.approx(0.5 - 4 / torch.pi**2, abs=2e-3)
+    small = quantisation_error(w, 1e-3) / 1e-6
+    assert small == pytest.approx(1 - 2 / torch.pi, abs=5e-3)
+
+
+def test_indicators_are_recorded_for_the_methods_whose_papers_watch_something():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Hardtanh(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    net.append(nn.Linear(4 * 16, 3))
+    x = torch.randn(8, 1, 8, 8)
+    found = {}
+    for method in (ReSTE(), BiPer(), STE()):
+        trainee = method.prepare(net.eval(), x[:1], x)
+        trainee.follow(1.0)
+        found[method.name] = trainee.indicators()
+    assert set(found["reste"]) == {"estimating error", "gradient instability"} and found["ste"] == {}
+    assert 0 < found["biper"]["quantisation error"] < 0.2

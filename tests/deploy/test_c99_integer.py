@@ -84,6 +84,10 @@ def test_pointwise_operators(same: Check) -> None:
         b.add("qmul", x, u, attrs={"mult": -777, "shift": 14, "lo": -128, "hi": 127}),
         b.add("requantize", x, mult=rng.integers(-999, 999, 19).astype(np.int32),
               bias=rng.integers(-9999, 9999, 19).astype(np.int32), attrs={"shift": 9, "lo": -127, "hi": 127}),
+        *(b.add("qprelu", codes, **{role: rng.integers(-999, 999, 19).astype(np.int32) for role in ("mult", "below_mult")},
+                gate=rng.integers(-60, 60, 19).astype(np.int32), bias=rng.integers(-9999, 9999, 19).astype(np.int32),
+                below_bias=rng.integers(-9999, 9999, 19).astype(np.int32), attrs={"shift": 9, "lo": -127, "hi": 127})
+          for codes in (x, u)),
         b.add("lut", x, table=table, attrs={"lo": -127, "hi": 127}),
         b.add("lut", u, table=np.abs(table), attrs={"lo": 0, "hi": 255}),
         b.add("qmean", x, attrs={"mult": 2**22, "shift": 25, "lo": -127, "hi": 127}),

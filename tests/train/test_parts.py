@@ -122,7 +122,7 @@ def test_distillation_meets_its_equation():
 
 
 def test_the_methods_have_papers():
-    assert list(CATALOGUE) == ["kd"]
+    assert "kd" in CATALOGUE and len(CATALOGUE) >= 4
     assert all(m.paper.year for m in CATALOGUE.values())
 
 

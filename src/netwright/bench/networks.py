@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from netwright.core.graph import Graph, Node, Spec
 
@@ -28,6 +29,83 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.shortcut(x) + self.norm1(self.conv1(x)))
         return torch.relu(x + self.norm2(self.conv2(x)))
+
+
+class ShortBlock(nn.Module):
+    """A 3x3 convolution with a shortcut of its own, as Bi-Real networks have them: relu(norm(conv(x)) + shortcut(x))."""
+
+    def __init__(self, channels: int, out: int, stride: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x)) + self.shortcut(x))
+
+
+def small_resnet(width: int = 32, classes: int = 10, seed: int = 0, channels: int = 3, stem: int = 2) -> nn.Module:
+    """Six 3x3 convolutions with shortcuts, two at each of three resolutions, behind a stem of stride `stem`."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, stem, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    channels = width
+    for i in range(3):
+        for stride in (2 if i else 1, 1):
+            layers.append(ShortBlock(channels, width << i, stride))
+            channels = width << i
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)).eval()
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm attention and an MLP of four times the width: [N, T, width] -> the same."""
+
+    def __init__(self, width: int, heads: int, causal: bool = False):
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, d = x.shape
+        y = self.norm1(x)
+        q, k, v = (f(y).reshape(n, t, self.heads, d // self.heads).transpose(1, 2) for f in (self.q, self.k, self.v))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).reshape(n, t, d))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class VisionTransformer(nn.Module):
+    """Patches of side 2 as tokens, pre-norm layers, the mean token to the classifier: [N, C, side, side] -> [N, classes]."""
+
+    def __init__(self, side: int, channels: int = 1, classes: int = 10, width: int = 64, heads: int = 4, layers: int = 2):
+        super().__init__()
+        self.patches = nn.Conv2d(channels, width, 2, 2)
+        self.place = nn.Parameter(torch.randn(1, (side // 2) ** 2, width) * 0.02)
+        self.layers = nn.Sequential(*(EncoderLayer(width, heads) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.place
+        return self.head(self.norm(self.layers(tokens)).mean(1))
+
+
+def vit(side: int, seed: int = 0) -> nn.Module:
+    """A small vision transformer."""
+    torch.manual_seed(seed)
+    return VisionTransformer(side).eval()
+
+
+def vgg(width: int = 32, channels: int = 1, classes: int = 10, seed: int = 0) -> nn.Module:
+    """Five 3x3 convolutions in a row, max pooling behind every second, no shortcut; for 8 x 8 images."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for i, out in enumerate((width, width, 2 * width, 2 * width, 4 * width)):
+        layers += [nn.Conv2d(channels, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if i % 2 else []
+        channels = out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)).eval()
 
 
 def resnet18(classes: int = 1000, seed: int = 0) -> nn.Module:

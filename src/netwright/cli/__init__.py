@@ -15,7 +15,7 @@ COMMANDS = {
     "estimate": ("estimate:estimate", "2  What any network costs, layer by layer."),
     "search": ("stages:search", "3  Run a recipe up to the search and print its front."),
     "train": ("stages:train", "4  Run a recipe up to the trained float network."),
-    "compress": ("stages:compress", "5  Run a recipe up to one compressed form."),
+    "compress": ("compress:compress", "5  Make a network smaller: your model and data, or a recipe."),
     "spike": ("stages:spike", "6  Run a recipe up to the spiking network."),
     "deploy": ("deploy:deploy", "7  Compile any PyTorch network to one C file in a bundle."),
     "measure": ("measure:measure", "Time a bundle against ONNX Runtime, side by side."),

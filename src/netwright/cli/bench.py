@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 
 from netwright.cli.console import progress, write, write_json
 
 
-def bench(name: str, *, rounds: int = 15, seed: int = 0, out: Path | None = None, json: bool = False) -> None:
+def bench(name: str, *, rounds: int = 15, seed: int = 0, out: Path | None = None, again: bool = False,
+          json: bool = False) -> None:  # fmt: skip
     """Measure what the project claims: every claim with its bound, and OPEN where it does not hold here.
 
     Parameters
     ----------
-    name: deploy.
+    name: deploy, compress or binarise.
     rounds: samples of each timing.
     seed: of weights, inputs and the order of timing.
     out: folder for a CSV file of the results.
+    again: train anew what is kept in benchmarks/cells.
     json: print JSON.
     """
     from netwright.bench import BENCHES, Bench
@@ -26,7 +29,8 @@ def bench(name: str, *, rounds: int = 15, seed: int = 0, out: Path | None = None
         raise UnknownName("benchmark", name, BENCHES)
     module = importlib.import_module(BENCHES[name])
     with progress(quiet=json) as bars:
-        done: Bench = module.run(rounds=rounds, seed=seed, progress=bars)
+        cells = {"again": again} if "again" in inspect.signature(module.run).parameters else {}
+        done: Bench = module.run(rounds=rounds, seed=seed, progress=bars, **cells)
     if out is not None:
         done.write_csv(out)
     if json:

@@ -15,7 +15,8 @@ from netwright.cli.console import progress, write, write_json
 def measure(bundles: list[Path], *, rounds: int = 50, seed: int = 0, json: bool = False) -> None:
     """Time bundles side by side: the C file, ONNX Runtime and PyTorch where they have files, OpenVINO where it is installed.
 
-    Interleaved in one process, one thread, one input; says which is fastest, and how far each output is from the C file's.
+    Interleaved in one process, one thread, one input; says which is fastest, how many times faster each is than the first bundle
+    named, which share of its products has 1 bit, and how far each output is from the C file's.
 
     Parameters
     ----------
@@ -29,11 +30,13 @@ def measure(bundles: list[Path], *, rounds: int = 50, seed: int = 0, json: bool 
     from netwright.core.errors import NetwrightError
     from netwright.deploy.bundle import Bundle
     from netwright.deploy.onnx import OrtModel
+    from netwright.estimate.count import binary_ops
     from netwright.measure.latency import time_side_by_side
     from netwright.measure.machine import machine
 
     runs: dict[str, Callable[[], Any]] = {}
     apart: dict[str, float] = {}
+    bits: dict[str, float] = {}
     notes: list[str] = []
     for path in bundles:
         bundle = Bundle.load(path)
@@ -60,17 +63,32 @@ def measure(bundles: list[Path], *, rounds: int = 50, seed: int = 0, json: bool 
         outputs = {name: np.array(run()).reshape(-1) for name, run in engines.items()}
         apart |= {name: float(np.abs(y - outputs[str(path)]).max()) for name, y in outputs.items()}
         runs |= engines
+        one_bit = binary_ops(bundle.graph) / max(1, bundle.graph.macs)
+        bits |= dict.fromkeys(engines, one_bit)
     with progress(quiet=json) as bars:
         timed = time_side_by_side(runs, rounds=rounds, seed=seed, progress=bars)
+    first = timed[str(bundles[0])].value
     fastest = min(timed, key=lambda name: timed[name].value)
     if json:
         latency = {name: asdict(q) for name, q in timed.items()}
-        return write_json({"machine": machine(), "latency": latency, "max_abs_diff": apart, "fastest": fastest, "notes": notes})
+        return write_json({"machine": machine(), "latency": latency, "max_abs_diff": apart, "fastest": fastest, "notes": notes,
+                           "times_faster_than_first": {name: first / q.value for name, q in timed.items()},
+                           "one_bit_share": bits})  # fmt: skip
     from rich.table import Table
 
-    table = Table("what", "median us", "p10", "p90", "largest difference from the C file")
+    table = Table(
+        "what", "median us", "p10", "p90", "times faster than the first", "1-bit products", "largest difference from the C file"
+    )
     for name, q in sorted(timed.items(), key=lambda item: item[1].value):
         low, high = q.spread or (q.value, q.value)
-        table.add_row(name, f"{q.value:.2f}", f"{low:.2f}", f"{high:.2f}", f"{apart[name]:.2g}")
+        table.add_row(
+            name,
+            f"{q.value:.2f}",
+            f"{low:.2f}",
+            f"{high:.2f}",
+            f"{first / q.value:.2f}",
+            f"{bits[name]:.0%}",
+            f"{apart[name]:.2g}",
+        )
     write(table)
     return write("\n".join([*notes, f"Fastest here: {fastest}"]))

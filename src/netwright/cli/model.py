@@ -22,12 +22,12 @@ def shape(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def load_module(model: str) -> Any:
-    """The `nn.Module` behind MODEL: a name of ours, `timm:NAME`, or `file.py:callable`."""
+def load_module(model: str, **options: Any) -> Any:
+    """The `nn.Module` behind MODEL: a name of ours, `timm:NAME` (with `options` of timm's), or `file.py:callable`."""
     if model.startswith("timm:"):
         from netwright.design.zoo import timm_model
 
-        return timm_model(model.removeprefix("timm:"))
+        return timm_model(model.removeprefix("timm:"), **options)
     path, _, name = model.rpartition(":")
     if path.endswith(".py"):
         return _from_file(Path(path), name)

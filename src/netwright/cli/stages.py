@@ -1,4 +1,4 @@
-"""netwright search | train | compress | spike RECIPE: the chain up to one stage."""
+"""netwright search | train | spike RECIPE, and compress RECIPE FORM: the chain up to one stage."""
 
 from __future__ import annotations
 
@@ -74,21 +74,12 @@ def _form(recipe: Path, name: str, data: str | None, out: Path, json: bool) -> N
     return write(f"{name}: {sizes}\nBundle: {facts['bundle']}")
 
 
-def compress(recipe: Path, form: str, *, data: str | None = None, out: Path = Path("runs"), json: bool = False) -> None:
-    """Run a recipe up to one compressed form, compiled into a bundle.
-
-    Parameters
-    ----------
-    recipe: TOML file.
-    form: int8, ternary or binary.
-    data: another data set for the same recipe.
-    out: where runs are kept.
-    json: print JSON.
-    """
+def compressed_form(recipe: Path, form: str | None, data: str | None, out: Path, json: bool) -> None:
+    """Run a recipe up to one compressed form, compiled into a bundle."""
     from netwright.core.errors import UnknownName
 
     if form not in ("int8", "ternary", "binary"):
-        raise UnknownName("compressed form", form, ("int8", "ternary", "binary"))
+        raise UnknownName("compressed form", form or "", ("int8", "ternary", "binary"))
     _form(recipe, form, data, out, json)
 
 

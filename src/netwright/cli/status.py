@@ -15,23 +15,25 @@ from netwright.core.catalogue import Catalogue
 def catalogues() -> Iterator[tuple[str, Catalogue]]:
     """(folder, its catalogue) of every room that holds methods."""
     from netwright import compress
+    from netwright.compress import grow, stitch
     from netwright.design import blocks
     from netwright.search import strategies
     from netwright.spike import convert
     from netwright.tasks import augment
     from netwright.train import distil, elastic
 
-    for module in (augment, blocks, strategies, elastic, distil, compress, convert):
+    for module in (augment, blocks, strategies, elastic, distil, compress, stitch, grow, convert):
         yield module.__name__.removeprefix("netwright.").replace(".", "/"), module.CATALOGUE
 
 
 def techniques() -> Iterator[ModuleType]:
     """Modules that are a method without a choice between methods; each has its `paper`."""
+    from netwright.bench import binarise
     from netwright.deploy import mst
     from netwright.deploy.c99 import fuse, patches, sparse
     from netwright.design import paths
 
-    yield from (paths, mst, fuse, patches, sparse)
+    yield from (paths, mst, fuse, patches, sparse, binarise)
 
 
 def entries() -> list[dict[str, Any]]:

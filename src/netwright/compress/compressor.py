@@ -33,14 +33,15 @@ class Stage:
     weight_decay: float = 0.0
 
 
+@dataclass(frozen=True)
 class Compressor(ABC):
-    """Turns a float network into an integer one: `prepare`, train in `stages`, `finish`.
+    """Turns a float network into an integer or a smaller one: `prepare`, train in `stages`, `finish`.
 
     Subclasses are frozen dataclasses whose fields are the method's hyper-parameters.
     """
 
     name: ClassVar[str]
-    form: ClassVar[str]  # int8 | ternary | binary
+    form: ClassVar[str]  # int8 | ternary | binary | float (smaller, and still float)
     paper: ClassVar[Paper]
     stages: ClassVar[tuple[Stage, ...]] = ()
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from netwright.compress.calibrate import Rule, check, collect, step_size
 from netwright.compress.coded import CodedLayer
 from netwright.compress.codes import Codes, Range, accumulator, fixed_point, quantise_weights, shared_shift
-from netwright.compress.plan import ON_CODES, POINTWISE, WEIGHTED, Plan, Step, compose, plan, refusals
+from netwright.compress.plan import ON_CODES, POINTWISE, WEIGHTED, Plan, Step, channels, compose, plan, refusals
 from netwright.core.graph import Graph, Node, Spec
 from netwright.design.execute import RUN, GraphModule
 
@@ -48,34 +48,34 @@ def integerise(
     network: GraphModule | Graph,
     weights: Mapping[str, Codes] | None = None,
     calibration: Tensor | None = None,
-    ranges: Mapping[str, Range] | None = None,
     rule: Rule = "mse",
 ) -> GraphModule:
-    """Turn a float network into one that computes in whole numbers from its input codes to its last sums.
+    """Turn a float network into one that computes in whole numbers, from its input codes to its last sums where it can.
 
     Args:
-        network: a float graph with values, input [N, C, H, W].
+        network: a float graph with values, one input [N, ...].
         weights: trained codes by node name; weighted nodes without any get 8-bit codes, one scale an output channel.
-        calibration: inputs [N, C, H, W] from which activation ranges are taken; not needed where `ranges` are given.
-        ranges: activation ranges by node name (the points of the plan).
+        calibration: inputs [N, ...] from which activation ranges are taken.
         rule: how a range is chosen, see `calibrate.step_size`.
 
-    Returns: a GraphModule: input, quantize, steps on codes, dequantize; float logits.
+    Returns: a GraphModule: input, quantize, steps on codes, dequantize; float logits. What has no integer form stays in float,
+        between a dequantize and a quantize.
 
     Raises:
-        Unsupported: an operation without an integer form, with its module's path.
-        DataError: calibration data is needed and is missing, empty or not finite.
+        Unsupported: an operation that has neither an integer form nor a float one, with its module's path.
+        DataError: the calibration data is missing, empty or not finite.
     """
     graph = network.to_graph() if isinstance(network, GraphModule) else network
+    data = check(calibration if calibration is not None else torch.empty(0))
+    p = plan(graph, bool(data.min() >= 0))
     weights = dict(weights or {})
-    if ranges is None:
-        data = check(calibration if calibration is not None else torch.empty(0))
-        p = plan(graph, bool(data.min() >= 0))
-        layers = {name: CodedLayer(p.graph[name], codes, _bias(p.graph, name)) for name, codes in weights.items()}
-        ranges = ranges_of(p, collect(GraphModule(p.graph, layers).eval(), data, p.points), rule)
-    else:
-        p = plan(graph, not ranges[graph.inputs[0]].signed)
-    return GraphModule(_Writer(p, weights, ranges, graph).write()).eval()
+    layers = {name: CodedLayer(p.graph[name], codes, _bias(p.graph, name)) for name, codes in weights.items()}
+    return write(p, weights, ranges_of(p, collect(GraphModule(p.graph, layers).eval(), data, p.points), rule))
+
+
+def write(p: Plan, weights: Mapping[str, Codes], ranges: Mapping[str, Range]) -> GraphModule:
+    """The integer network of a plan, with codes by node name and ranges by point."""
+    return GraphModule(_Writer(p, weights, ranges).write()).eval()
 
 
 def _bias(graph: Graph, name: str) -> np.ndarray | None:
@@ -86,37 +86,46 @@ def _bias(graph: Graph, name: str) -> np.ndarray | None:
 class _Writer:
     """Writes the integer graph of a plan, one method a kind of step."""
 
-    def __init__(self, p: Plan, weights: Mapping[str, Codes], ranges: Mapping[str, Range], source: Graph):
-        self.plan, self.graph, self.weights, self.source = p, p.graph, weights, source
+    def __init__(self, p: Plan, weights: Mapping[str, Codes], ranges: Mapping[str, Range]):
+        self.plan, self.graph, self.weights = p, p.graph, weights
         self.ranges = {name: ranges[root] for name, root in p.root.items()}
         self.nodes: list[Node] = []
         self.params: dict[str, Spec] = {}
         self.values: dict[str, np.ndarray] = {}
         self.here: dict[str, str] = {}  # float node -> integer node
+        self.floats: dict[str, str] = {}  # float node -> the node that holds its value in float
 
     def write(self) -> Graph:
         for step in self.plan.steps:
             op = step.head.op
-            if op in WEIGHTED:
+            if step.head.name in self.plan.floats:
+                self.in_float(step.head)
+            elif op in WEIGHTED:
                 self.weighted(step)
             elif op in ON_CODES:
                 self.on_codes(step)
             elif op in POINTWISE:
                 self.pointwise(step)
+            elif step.prelu is not None:
+                self.bent(step)
             elif len(step.head.inputs) == 1 and op in ("add", "sub", "mul", "div", "batch_norm", "affine"):
                 self.standalone(step)
             else:
                 getattr(self, f"op_{op}")(step)
-        floats = {out: self.here[end] for end, out in self.plan.finals.items()}
-        for out in self.graph.outputs:
-            if out not in floats:
-                scale, like = np.array([self.ranges[out].scale], np.float32), self.graph[out]
-                floats[out] = self.emit("dequantize", like, [self.here[out]], like.spec, weights={"scale": scale})
-        for node in self.plan.tail:
-            inputs = [floats[i] for i in node.inputs]
-            weights = {role: np.asarray(self.source.values[key]) for role, key in node.weights.items()}
-            floats[node.name] = self.emit(node.op, node, inputs, node.spec, node.attrs, weights=weights)
-        return Graph(tuple(self.nodes), tuple(floats[o] for o in self.plan.outputs), self.params, self.values)
+        outputs = tuple(self.value(name) for name in self.graph.outputs)
+        return Graph(tuple(self.nodes), outputs, self.params, self.values)
+
+    def value(self, name: str) -> str:
+        """The node that holds a float node's value in float."""
+        if name not in self.floats:
+            scale, like = np.array([self.ranges[name].scale], np.float32), self.graph[name]
+            self.floats[name] = self.emit("dequantize", like, [self.here[name]], like.spec, weights={"scale": scale})
+        return self.floats[name]
+
+    def in_float(self, node: Node) -> None:
+        weights = {role: np.asarray(self.graph.values[key]) for role, key in node.weights.items()}
+        inputs = [self.value(i) for i in node.inputs]
+        self.floats[node.name] = self.emit(node.op, node, inputs, node.spec, node.attrs, node.macs, weights=weights)
 
     # --- one node -------------------------------------------------------------------------------------------------
     def emit(self, op: str, like: Node, inputs: list[str], spec: Spec, attrs: Mapping[str, Any] | None = None, macs: int = 0,
@@ -131,7 +140,8 @@ class _Writer:
         for role, value in weights.items():
             key = f"{name}.{role}"
             kind = "float" if value.dtype == np.float32 else "int"
-            self.params[key] = Spec(value.shape, bits if role == "weight" else value.itemsize * 8, kind)
+            stored = bits if role == "weight" and kind == "int" else value.itemsize * 8
+            self.params[key] = Spec(value.shape, stored, kind)
             self.values[key] = value
         roles = {role: f"{name}.{role}" for role in weights}
         self.nodes.append(Node(name, op, tuple(inputs), spec, dict(attrs or {}), roles, macs, like.path))
@@ -157,10 +167,12 @@ class _Writer:
     # --- kinds of steps -------------------------------------------------------------------------------------------
     def op_input(self, step: Step) -> None:
         node = step.head
-        self.emit("input", node, [], node.spec)
+        self.finish(step, self.codes_of(node, self.emit("input", node, [], node.spec)))
+
+    def codes_of(self, node: Node, source: str) -> str:
+        """Codes of a float tensor at the range of `node`."""
         r = self.ranges[node.name]
-        attrs = {"scale": r.scale, "lo": r.lo, "hi": r.hi}
-        self.finish(step, self.emit("quantize", node, [node.name], self.code_spec(node), attrs))
+        return self.emit("quantize", node, [source], self.code_spec(node), {"scale": r.scale, "lo": r.lo, "hi": r.hi})
 
     def weighted(self, step: Step) -> None:
         node = step.head
@@ -183,7 +195,7 @@ class _Writer:
             name = self.emit(op, node, [self.here[source]], sums, attrs, node.macs, weights={"weight": kept, "bias": whole})
             if out.name != step.end.name:
                 name = self.emit("reshape", out, [name], replace(sums, shape=out.spec.shape))
-            self.finish(step, self.emit("dequantize", out, [name], out.spec, weights={"scale": unit.astype(np.float32)}))
+            self.floats[out.name] = self.emit("dequantize", out, [name], out.spec, weights={"scale": unit.astype(np.float32)})
             return
         attrs |= self.limits(step)
         mult, shift = fixed_point(unit / self.ranges[step.end.name].scale)
@@ -202,14 +214,38 @@ class _Writer:
 
     def standalone(self, step: Step) -> None:
         node, source = step.head, step.head.inputs[0]
-        a, b = compose(self.graph, step.affine, node.spec.shape[1])
+        a, b = compose(self.graph, step.affine, channels(node))
         s = self.ranges[step.end.name].scale
         a, b = a * self.ranges[source].scale / s, b / s
         self.finish(step, self.requantize(node, self.here[source], a, b, self.limits(step), self.code_spec(step.end)))
 
+    def bent(self, step: Step) -> None:
+        """Affine chains around a prelu: a line where its input is positive and another where it is not."""
+        node, source, at = step.head, step.head.inputs[0], step.prelu
+        assert at is not None
+        count = channels(node)
+        (a, b), (c, d) = (compose(self.graph, part, count) for part in (step.affine[:at], step.affine[at + 1 :]))
+        slope = np.broadcast_to(self.graph.value(step.affine[at], "weight").astype(np.float64).reshape(-1), (count,))
+        s, x = self.ranges[step.end.name].scale, self.ranges[source]
+        positive, negative = (np.stack([c * k * a * x.scale, c * k * b + d]) / s for k in (np.ones(count), slope))
+        right = np.where(a >= 0, positive, negative)  # the line of the larger codes; a prelu is continuous where they meet
+        left = np.where(a >= 0, negative, positive)
+        meet = -b / np.where(a == 0, 1.0, a * x.scale)
+        meet = np.where(a == 0, np.where(b >= 0, -np.inf, np.inf), meet)
+        gate = np.clip(np.ceil(meet), -(2**15), 2**15).astype(np.int32)
+        slopes, constants = np.stack([right[0], left[0]], 1), np.maximum(abs(right[1]), abs(left[1]))
+        shift = shared_shift(slopes, constants, max(x.largest, 255))
+        whole = [np.clip(np.rint(np.ldexp(v, shift)), -(2**31) + 1, 2**31 - 1).astype(np.int32) for v in (*right, *left)]
+        weights = dict(zip(("gate", "mult", "bias", "below_mult", "below_bias"), (gate, *whole), strict=True))
+        attrs = {"shift": shift, **self.limits(step)}
+        self.finish(step, self.emit("qprelu", node, [self.here[source]], self.code_spec(step.end), attrs, weights=weights))
+
     def on_codes(self, step: Step) -> None:
         node = step.head
         if node.name not in self.ranges:  # the reshape behind the last sums is written with them
+            return
+        if node.inputs[0] not in self.here:  # a float tensor
+            self.finish(step, self.codes_of(node, self.value(node.inputs[0])))
             return
         self.finish(step, self.emit(node.op, node, [self.here[node.inputs[0]]], self.code_spec(node), node.attrs))
 
@@ -222,6 +258,19 @@ class _Writer:
         table = np.clip(np.rint(out / y.scale), limits["lo"], limits["hi"]).astype(np.int16)
         source = self.here[node.inputs[0]]
         self.finish(step, self.emit("lut", node, [source], self.code_spec(node), limits, weights={"table": table}))
+
+    def op_matmul(self, step: Step) -> None:
+        """A product of computed tensors: of signs (one bit each) or of codes; its sums become floats."""
+        node, out = step.head, step.end
+        signs = node.attrs["product"] == "signs"
+        unit, _ = compose(self.graph, step.affine, channels(out))
+        if not signs:
+            unit = unit * math.prod(self.ranges[i].scale for i in node.inputs)
+        unit = unit[:1] if (unit == unit[0]).all() else unit
+        sums, inputs = Spec(node.spec.shape, 32, "int"), [self.here[i] for i in node.inputs]
+        attrs = {"lo": -127, "hi": 127}
+        name = self.emit("bmatmul" if signs else "qmatmul", node, inputs, sums, attrs, node.macs)
+        self.floats[out.name] = self.emit("dequantize", out, [name], out.spec, weights={"scale": unit.astype(np.float32)})
 
     def op_add(self, step: Step, sign: float = 1.0) -> None:
         node, y = step.head, self.ranges[step.end.name]
@@ -260,13 +309,13 @@ class _Writer:
     def op_avg_pool2d(self, step: Step) -> None:
         """A depthwise convolution with ones."""
         node, source = step.head, self.graph[step.head.inputs[0]]
-        kernel, channels = node.attrs["kernel"], source.spec.shape[1]
-        ones = np.ones((channels, 1, *kernel), np.int8)
+        kernel, count = node.attrs["kernel"], source.spec.shape[1]
+        ones = np.ones((count, 1, *kernel), np.int8)
         m = self.ranges[source.name].scale / self.ranges[node.name].scale / math.prod(kernel)
-        mult, shift = fixed_point(np.full(channels, m))
-        attrs = {"stride": node.attrs["stride"], "pads": [*node.attrs["padding"]] * 2, "dilation": [1, 1], "groups": channels,
+        mult, shift = fixed_point(np.full(count, m))
+        attrs = {"stride": node.attrs["stride"], "pads": [*node.attrs["padding"]] * 2, "dilation": [1, 1], "groups": count,
                  "bits": 8, **self.limits(step)}  # fmt: skip
-        arrays = {"weight": ones, "bias": np.zeros(channels, np.int32), "mult": mult, "shift": shift}
+        arrays = {"weight": ones, "bias": np.zeros(count, np.int32), "mult": mult, "shift": shift}
         macs = node.spec.elements * math.prod(kernel)
         self.finish(step, self.emit("qconv2d", node, [self.here[source.name]], self.code_spec(node), attrs, macs, weights=arrays))
 
@@ -278,7 +327,7 @@ class _Writer:
             x, name = self.ranges[source], self.here[source]
             if x != y:
                 like = self.graph[source]
-                a = np.full(like.spec.shape[1], x.scale / y.scale)
+                a = np.full(channels(like), x.scale / y.scale)
                 spec = replace(self.code_spec(like), kind="int" if y.signed else "uint")
                 name = self.requantize(node, name, a, np.zeros_like(a), {"lo": y.lo, "hi": y.hi}, spec, f"{node.name}_{source}")
             inputs.append(name)

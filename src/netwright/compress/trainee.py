@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from netwright.compress.calibrate import check, collect, step_size, subsample
 from netwright.compress.coded import weighted
 from netwright.compress.codes import Codes, Range, quantise_weights
-from netwright.compress.integer import integerise, ranges_of
+from netwright.compress.integer import ranges_of, write
 from netwright.compress.plan import WEIGHTED, Plan, plan
 from netwright.core.graph import Graph, Node
 from netwright.design.execute import GraphModule
@@ -49,6 +50,18 @@ class FakeQuantise(torch.autograd.Function):
 def fake_quantise(x: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
     """A float tensor rounded to the codes lo..hi of step `scale` (a scalar tensor)."""
     return FakeQuantise.apply(x, scale, lo, hi)
+
+
+class WithLoss(torch.autograd.Function):
+    """`out` as it is; in the backward pass `loss` gets the gradient 1, as if it were added to the caller's loss."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, loss: Tensor) -> Tensor:
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g, torch.ones((), device=g.device, dtype=g.dtype)
 
 
 class CodeLayer(nn.Module):
@@ -186,6 +199,14 @@ class Trainee(nn.Module):
             if isinstance(layer, CodeLayer) and "progress" in layer._buffers:
                 layer._buffers["progress"].fill_(progress)  # type: ignore[union-attr]
 
+    def indicators(self) -> dict[str, float]:
+        """Means over layers of what the method's paper watches in training, by name."""
+        found: dict[str, list[float]] = {}
+        for layer in self.modules():
+            for name, value in getattr(layer, "indicators", dict)().items() if layer is not self else ():
+                found.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in found.items()}
+
     def integerise(self) -> GraphModule:
         """The integer network with the present codes, batch statistics and ranges."""
         graph = self.body.to_graph()
@@ -200,7 +221,7 @@ class Trainee(nn.Module):
             assert isinstance(norm, Norm)
             values |= {graph[name].weights[role]: v.cpu().numpy() for role, v in norm.values().items()}
         codes = {name: self.layer(name).codes() for name in self.names}
-        return integerise(graph.replace(graph.nodes, values=values), codes, ranges=self.ranges)
+        return write(replace(self.plan, graph=graph.replace(graph.nodes, values=values)), codes, self.ranges)
 
 
 def float_plan(graph: Graph, calibration: Tensor) -> Plan:

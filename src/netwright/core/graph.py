@@ -30,7 +30,7 @@ OPERATIONS = (
         "slice cat softmax interpolate pad sdpa sum amax amin maximum minimum take expand where prelu conv_transpose2d "
         "adaptive_avg_pool2d topk gather lstm gru rnn abs sqrt rsqrt exp log sin cos erf pow gt ge lt le eq ne".split()
         # integer: codes in, codes (or 32-bit sums) out
-        + "quantize qconv2d bconv2d qlinear blinear qmatmul bmatmul qadd qmul requantize lut qmean dequantize".split()
+        + "quantize qconv2d bconv2d qlinear blinear qmatmul bmatmul qadd qmul requantize qprelu lut qmean dequantize".split()
         # spiking: spikes in, 32-bit currents out, and the neuron between them
         + "iadd isum integrate readout".split()
     )

@@ -7,7 +7,8 @@ the one to the filter nearest the root is taken, so that the tree is shallow.
 
 In the paper's hardware a filter's sums are its parent's plus the differing bits' share, n + (length of the tree) bit operations
 in place of O*n. Here that is counted only: words of 512 bits are compared at once, and a tree of single bits would be
-slower. What is used is the smaller file; the weights are the same to the bit.
+slower. What is used is the smaller file; the weights are the same to the bit. `layers` says both for every binary layer of a
+network; the training that makes the trees short is `compress.binarise.mst`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netwright.core.errors import BundleError
+from netwright.core.graph import Graph
 from netwright.core.paper import Paper
 
 paper = Paper(
@@ -68,6 +70,45 @@ def spanning_tree(filters: Bits) -> Tree:
 def bit_operations(filters: Bits) -> tuple[int, int]:
     """Bit operations of one output position: all filters apart, and along the tree. Counted, not run."""
     return filters.size, filters.shape[1] + spanning_tree(filters).length
+
+
+@dataclass(frozen=True)
+class LayerTree:
+    """A binary layer and the tree of its filters.
+
+    Attributes:
+        filters, bits: O filters of n bits.
+        length, depth: of the tree; the mean edge is length / (O - 1).
+        plain_bytes, tree_bytes: of the weights in a file, as bits and along the tree; a bundle takes the smaller.
+        operations, tree_operations: XNORs of one inference, all filters apart and along the tree (of each group of a grouped
+            convolution its own, because groups read different inputs). Counted, not run.
+    """
+
+    name: str
+    filters: int
+    bits: int
+    length: int
+    depth: int
+    plain_bytes: int
+    tree_bytes: int
+    operations: int
+    tree_operations: int
+
+
+def layers(graph: Graph) -> list[LayerTree]:
+    """The binary layers of an integer graph, with the trees that their weights have."""
+    found = []
+    for node in graph:
+        if "weight" not in node.weights or graph.params[node.weights["weight"]].bits != 1:
+            continue
+        value = graph.value(node, "weight")
+        filters = (value < 0).reshape(len(value), -1)
+        tree, positions = spanning_tree(filters), node.macs // value.size
+        apart, along = np.sum([bit_operations(g) for g in np.split(filters, node.attrs.get("groups", 1))], 0)
+        sizes = -(-value.size // 8), len(encode(filters))
+        work = int(apart) * positions, int(along) * positions
+        found.append(LayerTree(node.name, *filters.shape, tree.length, tree.depth, *sizes, *work))
+    return found
 
 
 def _rice(gaps: NDArray[np.int64]) -> tuple[int, Bits, Bits]:

@@ -49,7 +49,7 @@ class Writer(FloatOperators):
 
     operations = FLOAT_OPERATORS | frozenset(
         "conv2d linear batch_norm layer_norm affine silu hardtanh relu6 max_pool2d avg_pool2d mean constant "
-        "quantize qconv2d qlinear dequantize qadd qmul requantize lut qmean".split()
+        "quantize qconv2d qlinear dequantize qadd qmul requantize qprelu lut qmean".split()
     )
 
     def __init__(self, graph: Graph, ternary: Ternary = "refuse"):
@@ -275,6 +275,17 @@ class Writer(FloatOperators):
         mult, bias = (np.ldexp(self.value(n, r).astype(np.float64), -n.attrs["shift"]) for r in ("mult", "bias"))
         scaled = self.emit("Mul", [self.dequantise(x), self.coded(mult, rank)])
         self.quantise(self.emit("Add", [scaled, self.coded(bias, rank)]), n)
+
+    def qprelu(self, n: Node, x: str) -> None:
+        rank, value = len(self.shape(x)), self.dequantise(x)
+
+        def line(mult: str, bias: str) -> str:
+            m, b = (np.ldexp(self.value(n, r).astype(np.float64), -n.attrs["shift"]) for r in (mult, bias))
+            return self.emit("Add", [self.emit("Mul", [value, self.coded(m, rank)]), self.coded(b, rank)])
+
+        above = self.emit("GreaterOrEqual", [value, self.channelwise(self.value(n, "gate").astype(np.float32), rank)])
+        lines = [line("mult", "bias"), line("below_mult", "below_bias")]
+        self.quantise(self.emit("Where", [above, *lines]), n)
 
     def lut(self, n: Node, x: str) -> None:
         """A signed code c is stored as c + 128, which is its place in the table."""

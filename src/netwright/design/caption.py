@@ -10,7 +10,7 @@ FOLLOWS = ACTIVATIONS | NORMS | {"lut", "reshape", "dequantize", "softmax"}
 MERGES = frozenset("add sub mul div cat qadd qmul iadd".split())
 POOLS = frozenset("max_pool2d avg_pool2d mean qmean isum interpolate".split())
 SPIKING = frozenset("integrate iadd isum readout".split())
-INTEGER = frozenset("quantize dequantize qadd qmul requantize lut qmean".split())
+INTEGER = frozenset("quantize dequantize qadd qmul requantize qprelu lut qmean".split())
 
 
 def si(value: float) -> str:

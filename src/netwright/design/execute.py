@@ -209,6 +209,9 @@ RUN: dict[str, Callable[..., Tensor]] = {
     "qadd": lambda n, w, a, b: nw.qadd(a, b, *(n.attrs[k] for k in ("ma", "mb", "shift", "lo", "hi"))),
     "qmul": lambda n, w, a, b: nw.qmul(a, b, *(n.attrs[k] for k in ("mult", "shift", "lo", "hi"))),
     "requantize": lambda n, w, x: nw.requantize(x, w["mult"], w["bias"], *(n.attrs[k] for k in ("shift", "lo", "hi"))),
+    "qprelu": lambda n, w, x: nw.qprelu(
+        x, *(w[k] for k in ("gate", "mult", "bias", "below_mult", "below_bias")), *(n.attrs[k] for k in ("shift", "lo", "hi"))
+    ),
     "lut": lambda n, w, x: nw.lut(x, w["table"], n.attrs["lo"], n.attrs["hi"]),
     "qmean": lambda n, w, x: nw.qmean(x, *(n.attrs[k] for k in ("mult", "shift", "lo", "hi"))),
     "iadd": lambda n, w, a, b: nw.iadd(a, b, n.attrs["a_steps"], n.attrs["b_steps"]),

@@ -33,9 +33,13 @@ def _timm() -> Any:
         return importlib.import_module("timm")
 
 
-def timm_model(name: str) -> nn.Module:
-    """A timm model without pretrained weights (nothing is downloaded); raises MissingExtra, UnknownName."""
+def timm_model(name: str, **options: Any) -> nn.Module:
+    """A timm model without pretrained weights: nothing is downloaded. `options` are timm's (num_classes, in_chans, img_size).
+
+    Raises:
+        MissingExtra, UnknownName.
+    """
     timm = _timm()
     if not timm.is_model(name):
         raise UnknownName("timm model", name, timm.list_models())
-    return timm.create_model(name, pretrained=False)
+    return timm.create_model(name, pretrained=False, **options)

@@ -39,6 +39,7 @@ ELEMENTWISE: dict[str, Mapping[str, float]] = {
     "qadd": {"mul_int32": 2, "add_int32": 2},
     "qmul": {"mul_int8": 1, **RESCALE},
     "requantize": RESCALE,
+    "qprelu": RESCALE,
     "integrate": {"add_int32": 2},
     "iadd": {"add_int32": 1},
 }
@@ -56,6 +57,8 @@ def _product(graph: Graph, node: Node, reads_spikes: bool) -> tuple[str, float]:
     """(event, how many) for the products of one node."""
     if node.op in BINARY:
         return "mac_binary", node.macs
+    if node.op == "qmatmul":
+        return "mac_int8", node.macs
     if reads_spikes:
         return "add_int8", events_in(graph, node) * node.macs
     weight = graph.params.get(node.weights.get("weight", ""))
@@ -72,7 +75,7 @@ def events(graph: Graph) -> dict[str, float]:
         if node.macs:
             event, count = _product(graph, node, node.inputs[0] in trains)
             found[event] += count  # type: ignore[assignment]
-        if "mult" in node.weights and node.op != "requantize":
+        if "mult" in node.weights and node.op not in ("requantize", "qprelu"):
             found.update({e: k * node.spec.elements * node.spec.steps for e, k in RESCALE.items()})
         for event, k in ELEMENTWISE.get(node.op, {}).items():
             found[event] += k * node.spec.elements * node.spec.steps  # type: ignore[assignment]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from netwright.core.graph import WEIGHTED, Graph, Node
 
-BINARY = frozenset({"bconv2d", "blinear"})
+BINARY = frozenset({"bconv2d", "blinear", "bmatmul"})
 CARRIES = frozenset({"max_pool2d", "reshape", "permute", "slice", "cat", "getitem"})
 
 
@@ -44,4 +44,4 @@ def operand_bits(graph: Graph, node: Node) -> tuple[int, int]:
     bits_x = 1 if node.op in BINARY or node.inputs[0] in spikes(graph) else source.bits
     if "weight" in node.weights:
         return graph.params[node.weights["weight"]].bits, bits_x
-    return source.bits, bits_x
+    return (1 if node.op in BINARY else source.bits), bits_x

@@ -6,9 +6,8 @@ Every stage is a property that is made once, kept on disk and read back when the
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
@@ -35,6 +34,7 @@ from netwright.design.merge import fade
 from netwright.design.models import Stage, Staged
 from netwright.design.spaces import SPACES
 from netwright.measure.latency import time_side_by_side
+from netwright.pipeline.fitting import Fitting, Progress, TaskData
 from netwright.pipeline.recipe import RunRecipe
 from netwright.pipeline.store import Store
 from netwright.search.select import select
@@ -47,27 +47,9 @@ from netwright.train import fit, reestimate
 from netwright.train.elastic import Sandwich
 from netwright.train.evaluate import accuracy
 
-Progress = Callable[[int, int, str], None]
-
 
 def no_progress(done: int, total: int, text: str) -> None:
     """The default: nothing is shown."""
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """A Task as training sees it: augmented batches of equal size, and the validation split in memory."""
-
-    task: Task
-    augment: Any
-
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        size = min(batch_size, len(self.task.train))
-        return self.task.batches("train", size, generator, self.augment, drop_last=True)
-
-    @cached_property
-    def validation(self) -> tuple[Tensor, Tensor]:
-        return self.task.validation.x, self.task.validation.y
 
 
 @dataclass(frozen=True)
@@ -364,20 +346,10 @@ class Chain:
             return self._convert()
         section = getattr(self.recipe.compress, name)
         method = compress.CATALOGUE[section.method](**section.options)
-        stage_number = iter(range(len(method.stages)))
-
-        def fit_stage(trainee: nn.Module, *, stage: str, share: float, lr: float, weight_decay: float) -> nn.Module:
-            steps = max(1, math.ceil(section.train.steps * share))
-            recipe = section.train.with_(steps=steps, lr=lr, weight_decay=weight_decay, seed=self.recipe.seed)
-            follow = [lambda step, module: module.follow(step / steps)] if isinstance(trainee, compress.Trainee) else []
-            return fit(
-                trainee, self.data, recipe, teacher=self.network,
-                checkpoint=folder / f"checkpoint-{next(stage_number)}.safetensors",
-                on_step=follow, progress=self._named(f"compress: {name}, {stage}"),
-            ).module  # fmt: skip
-
-        module = method.compress(self.network, self.example, self.calibration, fit_stage)
-        return module, {"method": section.method}
+        recipe = section.train.with_(seed=self.recipe.seed)
+        fitting = Fitting(self.data, recipe, self.network, folder, self.progress, f"compress: {name}")
+        module = method.compress(self.network, self.example, self.calibration, fitting)
+        return module, {"method": section.method, **({"indicators": fitting.indicators} if fitting.indicators else {})}
 
     def _convert(self) -> tuple[nn.Module, dict[str, Any]]:
         section = self.recipe.spike

@@ -194,6 +194,7 @@ def write_facts(chain: Chain, forms: Mapping[str, Form], summary: Mapping[str, A
         "recipe": recipe.model_dump(),
         "reproduce": reproduce,
         "history": chain.history,
+        "indicators": {name: form.info["indicators"] for name, form in forms.items() if "indicators" in form.info},
         "bibliography": [{**asdict(p), "bibtex": p.bibtex()} for p in papers(chain)],
     }
     write_json(chain.root / "facts.json", facts)

@@ -94,6 +94,18 @@ def _training(facts: Facts) -> dict[str, str]:
     }
 
 
+def _indicators(facts: Facts) -> dict[str, str]:
+    """What the papers of the compression methods watch, by step: one figure an indicator."""
+    found: dict[str, str] = {}
+    for form, records in (facts.get("indicators") or {}).items():
+        for name in [k for k in records[0] if k != "step"]:
+            points = [(r["step"], r[name]) for r in records]
+            about = f"{name.capitalize()} of the {form} form's weights by step, mean over layers"
+            label, key = f"{name}, {form}", f"{form} {name}"
+            found[key] = line([Series(name, points)], x_label="step", y_label=label, about=about, y_format=lambda v: f"{v:.3g}")
+    return found
+
+
 def _over_time(facts: Facts) -> str:
     """Accuracy of the spiking network after every step, beside that of the float network."""
     points = [(t, a) for t, a in facts.get("accuracy_over_time") or []]
@@ -125,3 +137,8 @@ def all_figures(facts: Facts) -> dict[str, Markup]:
         **_training(facts),
     }
     return {name: Markup(svg) for name, svg in found.items()}
+
+
+def indicators(facts: Facts) -> dict[str, Markup]:
+    """Title -> SVG of what the papers of the compression methods watch."""
+    return {name: Markup(svg) for name, svg in _indicators(facts).items()}

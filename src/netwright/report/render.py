@@ -5,7 +5,8 @@
     name, task {shape, classes, sizes, how}, refused {block: reason}, recipe (mapping or TOML text), reproduce (command),
     search {strategy, trials [{number, arch, objectives {error, bytes, latency_us}, feasible}], front [number], chosen number,
             hypervolume {name: share}},
-    history [{step, loss, accuracy}], accuracy_over_time [[t, accuracy]], spike_rates {layer: rate},
+    history [{step, loss, accuracy}], indicators {form: [{step, NAME: value}]},
+    accuracy_over_time [[t, accuracy]], spike_rates {layer: rate},
     layers {form: rows of estimate.table}, drawing (SVG), arena (SVG), bibliography [Paper as mapping], notes [text]
 """
 
@@ -143,6 +144,7 @@ def _context(facts: Facts) -> dict[str, Any]:
         "network": network_in_words(chosen["arch"]) if chosen else [],
         "front": [by_number[n] for n in search.get("front", []) if n in by_number],
         "figures": figures.all_figures(facts),
+        "indicators": figures.indicators(facts),
         "layers": facts.get("layers") or {},
         "drawing": checked_svg(drawing) if drawing else "",
         "arena": checked_svg(facts["arena"]) if facts.get("arena") else "",

@@ -24,7 +24,7 @@ from netwright.design.trace import trace
 
 CODE_SETS = {8: set(range(-127, 128)), 2: {-1, 0, 1}, 1: {-1, 1}}
 INTEGER = frozenset(
-    "input quantize qconv2d bconv2d qlinear blinear qadd qmul requantize lut qmean max_pool2d reshape slice cat permute "
+    "input quantize qconv2d bconv2d qlinear blinear qadd qmul requantize qprelu lut qmean max_pool2d reshape slice cat permute "
     "dequantize".split()
 )
 
@@ -55,19 +55,32 @@ class ExampleNet(nn.Module):
 
 
 class SoftmaxNet(nn.Module):
-    """A network with an operation that has no integer form, in the module `head.attention`."""
-
-    class Attention(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.softmax(x, 1)
+    """A network with an operation that has no integer form."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3)
-        self.head = nn.ModuleDict({"attention": SoftmaxNet.Attention()})
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(1, 10, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head["attention"](self.conv(x).mean((2, 3)))
+        return torch.softmax(self.conv(x).mean((2, 3)), 1)
+
+
+class FourierNet(nn.Module):
+    """A network with an operation that has no float form here either, in the module `head.spectrum`."""
+
+    class Spectrum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft(x).abs()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 10, 3)
+        self.head = nn.ModuleDict({"spectrum": FourierNet.Spectrum()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head["spectrum"](self.conv(x).mean((2, 3)))
 
 
 def few_steps(trainee: nn.Module, x: Tensor, target: Tensor, steps: int = 3, lr: float = 1e-3) -> nn.Module:
@@ -123,6 +136,14 @@ def check_export(network: GraphModule, x: Tensor) -> None:
     assert found == [n.op for n in network.graph if n.op not in ("reshape",)], "tracing the exported program changes the graph"
 
 
+def check_float(network: GraphModule, x: Tensor) -> None:
+    """A float result runs in float, says its own cost, and can be exported."""
+    assert not any(n.op.startswith("q") for n in network.graph), "a float form has integer operations"
+    program = trace(torch.export.export(network, (x[:1],), strict=False))
+    assert [n.op for n in program] == [n.op for n in network.graph], "tracing the exported program changes the graph"
+    assert program.macs == network.graph.macs, "the graph's MACs are not those of the network"
+
+
 def check_compressor(
     compressor: Compressor, folder: Path, net: Callable[[], nn.Module] = ExampleNet, shape: tuple[int, ...] = (1, 8, 8)
 ) -> GraphModule:
@@ -146,10 +167,14 @@ def check_compressor(
     assert out.shape == module(x).shape and out.dtype == torch.float32, "shape or type of the output differs from the network's"
     assert torch.equal(out, first(x)), "a second run differs"
     assert torch.equal(out, second(x)), "a second compression differs"
-    assert torch.equal(out[:1], first(x[:1])), "an output depends on the rest of the batch"
-    check_integer(first.graph)
+    if compressor.form == "float":
+        torch.testing.assert_close(out[:1], first(x[:1]), msg="an output depends on the rest of the batch")
+        check_float(first, x)
+    else:
+        assert torch.equal(out[:1], first(x[:1])), "an output depends on the rest of the batch"
+        check_integer(first.graph)
+        check_export(first, x)
     check_states(first, x, folder)
-    check_export(first, x)
     try:
         compressor.compress(module, x[:1], x[:0], fit)
     except DataError as error:
@@ -157,9 +182,14 @@ def check_compressor(
     else:
         raise AssertionError("an empty calibration set was accepted")
     try:
-        compressor.compress(SoftmaxNet(), torch.rand(1, 1, 8, 8), torch.rand(4, 1, 8, 8), fit)
+        compressor.compress(FourierNet(), x[:1], x, fit)
     except Unsupported as error:
-        assert error.op == "softmax" and "attention" in error.where, "the error does not name the operation and its module"
+        assert "fft" in error.op and "spectrum" in error.where, "the error does not name the operation and its module"
     else:
-        raise AssertionError("a network with softmax was accepted")
+        raise AssertionError("a network with an operation that nothing here can carry out was accepted")
+    if compressor.form == "float":
+        return first
+    mixed = compressor.compress(SoftmaxNet().eval(), x[:1], x, fit)
+    assert [n.op for n in mixed.graph].count("softmax") == 1, "what has no integer form does not stay in float"
+    assert mixed(x).shape == (32, 10)
     return first

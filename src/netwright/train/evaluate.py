@@ -45,7 +45,7 @@ def share_correct(call: Callable[[Tensor], Tensor], split: Split, batch_size: in
     right = total = 0
     for x, y in _batches(split, batch_size):
         right += int((call(x).argmax(1).to(y.device) == y).sum())
-        total += len(y)
+        total += y.numel()
     if not total:
         raise DataError("There is nothing to measure the accuracy on: the split is empty.")
     return right / total

@@ -66,6 +66,10 @@ class BinaryLayer(CodeLayer):
         """Whether w_b is -1 and +1 by now."""
         return True
 
+    def indicators(self) -> dict[str, float]:
+        """What the method's paper watches in training, by name; nothing for most."""
+        return {}
+
     def effective(self) -> Tensor:
         return self.binary() * self.per_channel(self.scale)
 
@@ -142,17 +146,19 @@ class WholeNorm(Norm):
         return {role: v.detach() for role, v in found.items() if v is not None}
 
 
-def resign(graph: Graph, binary: set[str]) -> Graph:
-    """Hardtanh in place of every relu or relu6 whose output reaches a node of `binary` unchanged (or pooled, reshaped)."""
+def rectified(graph: Graph, binary: set[str]) -> set[str]:
+    """Every relu or relu6 whose output reaches a node of `binary` unchanged (or pooled, reshaped)."""
     wanted: set[str] = set()
     for node in reversed(graph.nodes):
         if node.name in binary or (node.name in wanted and node.op in ON_CODES | {"cat", "avg_pool2d"}):
             wanted.update(node.inputs)
-    nodes = [
-        replace(n, op="hardtanh", attrs={"min": -1.0, "max": 1.0}) if n.name in wanted and n.op in ("relu", "relu6") else n
-        for n in graph
-    ]
-    return graph.replace(nodes)
+    return {n.name for n in graph if n.name in wanted and n.op in ("relu", "relu6")}
+
+
+def resign(graph: Graph, binary: set[str]) -> Graph:
+    """Hardtanh in place of every rectifier that would make all signs +1."""
+    changed = rectified(graph, binary)
+    return graph.replace([replace(n, op="hardtanh", attrs={"min": -1.0, "max": 1.0}) if n.name in changed else n for n in graph])
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,10 @@ class Binariser(Compressor):
     def layer(self, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> BinaryLayer:
         """The simulation of one layer, from its float weights."""
 
+    def signed(self, graph: Graph, binary: set[str]) -> Graph:
+        """The graph with activations whose signs say something in front of the nodes of `binary`."""
+        return resign(graph, binary)
+
     def binary_nodes(self, graph: Graph) -> set[str]:
         """Weighted nodes that become binary."""
         found = {n.name for n in graph if n.op in WEIGHTED}
@@ -193,7 +203,7 @@ class Binariser(Compressor):
         graph = merge_pads(trace(module, example))
         float_plan(graph, calibration)
         binary = self.binary_nodes(graph)
-        p: Plan = float_plan(resign(graph, binary), calibration)
+        p: Plan = float_plan(self.signed(graph, binary), calibration)
         layers: dict[str, CodeLayer] = {}
         for node in p.graph:
             if node.op in WEIGHTED:

@@ -34,6 +34,16 @@ def biper(w: Tensor, omega: float, stage: int) -> Tensor:
     return wave if stage == 1 else SignThrough.apply(wave)
 
 
+def quantisation_error(w: Tensor, omega: float) -> float:
+    """``min over c of E (sin(omega*w) - c*sign(sin(omega*w)))^2``; the best c is E|sin|.
+
+    The phase of a large omega is uniform: the error is then 1/2 - 4/pi^2 = 0.095, a fifth of the energy of the sine, where
+    the signs of normal weights lose 1 - 2/pi = 36 %.
+    """
+    wave = torch.sin(omega * w.detach())
+    return float(wave.square().mean() - wave.abs().mean() ** 2)
+
+
 class BiPerLayer(BinaryLayer):
     """Latent weights w [O, ...] and alpha [O]."""
 
@@ -59,6 +69,9 @@ class BiPerLayer(BinaryLayer):
 
     def binary(self) -> Tensor:
         return biper(self.weight, self.omega, int(self.stage))
+
+    def indicators(self) -> dict[str, float]:
+        return {"quantisation error": quantisation_error(self.weight, self.omega)}
 
     def sign(self, a: Tensor) -> Tensor:
         return (NormalisedSign if self.training else ApproxSign).apply(a)

@@ -58,6 +58,12 @@ class ReSTELayer(SlopedLayer):
     def slope(self, v: Tensor) -> Tensor:
         return slope(v, self.o, self.m, self.t)
 
+    def indicators(self) -> dict[str, float]:
+        """Both of the paper, of the latent weights; the error as a root of a mean, so that layers compare."""
+        v = self.latent().detach()
+        error = estimating_error(v, self.o) / math.sqrt(v.numel())
+        return {"estimating error": error, "gradient instability": gradient_instability(v, self.o, self.m, self.t)}
+
 
 @dataclass(frozen=True)
 class ReSTE(Binariser):

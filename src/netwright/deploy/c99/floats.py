@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from netwright.core.graph import Node
 from netwright.deploy.c99 import layout, pack
-from netwright.deploy.c99.lower import Const, Lowering, Pointer, Rule, Value, buffer, whole
+from netwright.deploy.c99.lower import Buffer, Const, Lowering, Pointer, Rule, Value, buffer, whole
 from netwright.deploy.c99.sparse import sparse_pointwise
 
 ACTS = {
@@ -66,9 +66,10 @@ def convolve(
     o, i, kh, kw = weight.shape
     if x.shape[0] != 1:
         return _convolve_batch(work, node, work.channels_last(x), weight, shape)
-    relu = node.name in work.fusions and work.fusions[node.name].relu
+    fusion = work.fusions.get(node.name)
+    relu, gate = (fusion.relu, fusion.gate) if fusion else (False, None)
     bias = work.floats("bias", np.zeros(o, np.float32))
-    if (kh, kw, sh, sw, groups) == (1, 1, 1, 1, 1) and not any(a.get("pads", ())):
+    if gate is None and (kh, kw, sh, sw, groups) == (1, 1, 1, 1, 1) and not any(a.get("pads", ())):
         found = sparse_pointwise(work, x, weight[:, :, 0, 0], bias, shape, residual, relu)
         if found is not None:
             return found
@@ -79,6 +80,11 @@ def convolve(
         oh, ow, width = 1, oh * ow, h * w
     y = work.new(x, shape=shape, order=layout.channels_last(4))
     end = (int(residual is not None), int(relu))
+    if gate is not None:
+        pixels = tile(oh, ow, 1, 24, 1), tile(oh, ow, 1, 12, 2)
+        sizes = (width, oh, ow, i, o, kh, kw, sh, sw, dh, dw, *picked(pixels[0][:2], pixels[1][:2]), int(relu))
+        _convolve_active(work, x, y, work.values[gate], pack.float_rows(weight, bias), sizes)
+        return y
     vectors: list[Pointer]
     if groups == c == o and i == 1 and c > 1:
         wide, narrow = tile(oh, ow, 1, 14, 1)[:2], tile(oh, ow, 1, 10, 1)[:2]
@@ -93,6 +99,20 @@ def convolve(
         kernel = "nw_conv_f32"
     work.step(kernel, [x.at, *vectors, residual.at if residual else None, y.at], *sizes, *end, writes=buffer(y))
     return y
+
+
+def _convolve_active(
+    work: Lowering, x: Value, y: Value, gate: Value, rows: NDArray[np.float32], sizes: tuple[int | str, ...]
+) -> None:
+    """The channels of y that are on, a block of them at a time, so that no more than its weights are copied at once."""
+    o, k = rows.shape
+    blocks = -(-o // pack.BLOCK)
+    weight, places, packed = work.const(rows, "w"), work.scratch(blocks * pack.BLOCK * 4), work.scratch(k * pack.BLOCK * 4)
+    work.step("nw_active_f32", [gate.at, y.at, places], y.elements // o, o, writes=buffer(y))
+    for b in range(blocks):
+        some = Buffer(pack.BLOCK * 4, "", places, b * pack.BLOCK * 4)
+        work.step("nw_gather_rows_f32", [weight, some, packed], k, writes=packed)
+        work.step("nw_conv_active_f32", [x.at, packed, some, y.at], *sizes, writes=buffer(y))
 
 
 def _convolve_batch(work: Lowering, node: Node, x: Value, weight: NDArray[np.float32], shape: layout.Shape) -> Value:

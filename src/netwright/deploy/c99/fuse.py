@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from netwright.core.graph import Graph, Node
 from netwright.core.paper import Paper
+from netwright.deploy.c99.gates import find_gates
 
 paper = Paper(
     "lavin2024efficiency", "On the Efficiency of Convolutional Neural Networks", "Lavin, Andrew", "arXiv", 2024,
@@ -20,16 +21,19 @@ paper = Paper(
 
 @dataclass(frozen=True)
 class Fusion:
-    """What a convolution does at its end: adds the tensor `residual`, then a rectifier; its result is `output`."""
+    """What a convolution does at its end: adds the tensor `residual`, then a rectifier; its result is `output`. Channels whose
+    `gate` is zero are zero instead, and are not computed."""
 
     output: str
     residual: str | None = None
     relu: bool = False
+    gate: str | None = None
 
 
 def find_fusions(graph: Graph) -> dict[str, Fusion]:
-    """Convolutions and linear layers whose only reader is an addition of an earlier tensor, or a rectifier."""
-    readers, place = graph.consumers(), {n.name: i for i, n in enumerate(graph.nodes)}
+    """Convolutions and linear layers whose only reader is an addition of an earlier tensor, or a rectifier, or that have a gate
+    that is known before them."""
+    gates, readers, place = find_gates(graph), graph.consumers(), {n.name: i for i, n in enumerate(graph.nodes)}
     taken: set[str] = set()  # additions and rectifiers that belong to a layer already
 
     def only_reader(end: Node) -> Node | None:
@@ -47,7 +51,7 @@ def find_fusions(graph: Graph) -> dict[str, Fusion]:
                 taken.add(after.name)
         if node.op not in ("conv2d", "linear") or (node.op == "conv2d" and node.spec.shape[0] != 1):
             continue
-        end, residual, relu = node, None, False
+        end, residual, relu, gate = node, None, False, None
         if after is not None and after.op == "add" and len(set(after.inputs)) == 2 and not after.attrs.get("in_place"):
             other = next(i for i in after.inputs if i != end.name)
             if graph[other].spec.shape == node.spec.shape and place[other] < place[node.name]:
@@ -57,8 +61,13 @@ def find_fusions(graph: Graph) -> dict[str, Fusion]:
         if after is not None and after.op == "relu":
             relu, end = True, after
             taken.add(end.name)
-        if end is not node:
-            found[node.name] = Fusion(end.name, residual, relu)
+        if node.name in gates and place[gates[node.name][1]] < place[node.name]:
+            product, gate = gates[node.name]
+            after = only_reader(end)
+            if after is not None and after.name == product:  # else the multiplication stays, behind what is in between
+                end = after
+        if end is not node or gate:
+            found[node.name] = Fusion(end.name, residual, relu, gate)
     return found
 
 

@@ -427,17 +427,25 @@ def qmul(work: Lowering, node: Node) -> Value:
 
 
 def requantize(work: Lowering, node: Node) -> Value:
+    return _rescaled(work, node, "nw_requantize", ("mult", "bias"))
+
+
+def qprelu(work: Lowering, node: Node) -> Value:
+    return _rescaled(work, node, "nw_qprelu", ("gate", "mult", "bias", "below_mult", "below_bias"))
+
+
+def _rescaled(work: Lowering, node: Node, kernel: str, roles: tuple[str, ...]) -> Value:
     a = node.attrs
     x, c = _channels_fastest(work, work.values[node.inputs[0]])
     y = work.new(x, type=code_type(a["lo"], a["hi"]), spikes=False)
     vectors: list[Pointer] = []
-    for role in ("mult", "bias"):
+    for role in roles:
         v = work.ints(role)
         assert v is not None
-        vectors.append(work.const(np.broadcast_to(v, (c,)).astype(np.int32), role[0]))
+        vectors.append(work.const(np.broadcast_to(v, (c,)).astype(np.int32), role))
     types = (C_TYPES[x.type], C_TYPES[y.type])
     work.step(
-        "nw_requantize",
+        kernel,
         [x.at, *vectors, y.at],
         *types,
         x.total // c,
@@ -536,6 +544,6 @@ def readout(work: Lowering, node: Node) -> Value:
 RULES: dict[str, Rule] = {
     "quantize": quantize, "dequantize": dequantize, "qconv2d": conv2d, "bconv2d": conv2d, "qlinear": linear, "blinear": linear,
     "qmatmul": matmul, "bmatmul": matmul,
-    "qadd": qadd, "qmul": qmul, "requantize": requantize, "lut": lut, "qmean": qmean, "isum": isum, "iadd": iadd,
-    "integrate": integrate, "readout": readout,
+    "qadd": qadd, "qmul": qmul, "requantize": requantize, "qprelu": qprelu, "lut": lut, "qmean": qmean, "isum": isum,
+    "iadd": iadd, "integrate": integrate, "readout": readout,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from netwright.core.errors import Unsupported
 from netwright.core.graph import Graph, Node
 from netwright.deploy.c99 import layout
 from netwright.deploy.c99.fuse import Fusion, between, find_fusions
+from netwright.deploy.c99.gates import gates_first
 from netwright.deploy.c99.layout import Order, Shape
 
 WAY_OUT = "Deploy it with the ONNX back end instead, or replace the operation."
@@ -274,6 +275,7 @@ def lower(
     Raises:
         Unsupported: an operation, a shape or a type without a kernel, by the name of its node.
     """
+    graph = gates_first(graph)
     work = Lowering(graph, stepwise, dense_spikes)
     work.fusions = find_fusions(graph)
     done: set[str] = set()

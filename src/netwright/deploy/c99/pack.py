@@ -26,6 +26,11 @@ def float_conv(w: Array, groups: int) -> Array:
     return np.ascontiguousarray(_blocks(w, groups).transpose(0, 1, 3, 4, 5, 2))
 
 
+def float_rows(w: Array, bias: Array) -> Array:
+    """[O][kh*kw*I + 1]: each output channel's weights in a row, its bias at the end."""
+    return np.concatenate([w.transpose(0, 2, 3, 1).reshape(len(w), -1), bias[:, None]], 1)
+
+
 def float_depthwise(w: Array) -> Array:
     """[C, 1, kh, kw] -> [C/16][kh][kw][16]"""
     return np.ascontiguousarray(_blocks(w, 1)[0, ..., 0].transpose(0, 2, 3, 1))

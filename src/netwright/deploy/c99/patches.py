@@ -32,7 +32,8 @@ paper = Paper(
 CONVOLUTIONS = frozenset({"conv2d", "qconv2d", "bconv2d"})
 POOLS = frozenset({"max_pool2d", "avg_pool2d"})
 ROWWISE = ACTIVATIONS | frozenset(
-    "batch_norm affine prelu quantize dequantize requantize lut add sub mul div maximum minimum qadd qmul abs sqrt exp".split()
+    "batch_norm affine prelu quantize dequantize requantize qprelu lut add sub mul div".split()
+    + "maximum minimum qadd qmul abs sqrt exp".split()
 )
 TOKENS = ROWWISE - {"batch_norm", "affine", "prelu"} | {"linear", "qlinear", "layer_norm"}
 MAKERS = frozenset("conv2d linear layer_norm add sub mul matmul sdpa gelu relu silu".split())  # their results are new tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from netwright.core.graph import Graph
@@ -9,7 +10,10 @@ from netwright.deploy.c99.lower import Step
 
 # Kernels that can be split, and multiply-accumulates that they do in a microsecond on one core with AVX-512: modelled, rounded
 # from measurements; only the order of magnitude matters.
-RATES = {"nw_conv_f32": 40e3, "nw_dwconv_f32": 8e3, "nw_conv_i8": 150e3, "nw_dwconv_i8": 10e3, "nw_conv_b1": 1e6}
+RATES = {
+    "nw_conv_f32": 40e3, "nw_conv_active_f32": 40e3, "nw_dwconv_f32": 8e3, "nw_conv_i8": 150e3, "nw_dwconv_i8": 10e3,
+    "nw_conv_b1": 1e6,
+}  # fmt: skip
 TOGETHER = "nw_together"  # the function that hands a step to the threads
 STEP_US = 15.0  # below it, waking and waiting cost more than they save
 NETWORK_US = 200.0  # below it, a network is left to one thread
@@ -17,8 +21,9 @@ NETWORK_US = 200.0  # below it, a network is left to one thread
 
 def shared(steps: Sequence[Step], graph: Graph) -> set[int]:
     """Numbers of the steps that are worth splitting."""
-    nodes = graph.by_name
-    times = {i: nodes[s.node].macs * nodes[s.node].spec.steps / RATES[s.kernel] for i, s in enumerate(steps) if s.kernel in RATES}
+    nodes, calls = graph.by_name, Counter(s.node for s in steps if s.kernel in RATES)  # the calls for a node share its work
+    work = {name: nodes[name].macs * nodes[name].spec.steps / n for name, n in calls.items()}
+    times = {i: work[s.node] / RATES[s.kernel] for i, s in enumerate(steps) if s.kernel in RATES}
     if sum(times.values()) < NETWORK_US:
         return set()
     return {i for i, time in times.items() if time >= STEP_US}

@@ -232,6 +232,23 @@ def _(x, mult, bias, shift, lo, hi):
     return torch.empty_like(x, dtype=code_dtype(lo, hi))
 
 
+@torch.library.custom_op("netwright::qprelu", mutates_args=())
+def qprelu(
+    x: Tensor, gate: Tensor, mult: Tensor, bias: Tensor, below_mult: Tensor, below_bias: Tensor, shift: int, lo: int, hi: int
+) -> Tensor:
+    """`requantize` by one line a channel where ``x >= gate[c]`` and by another below it; int32 vectors [C]."""
+    rank, wide = x.dim(), x.to(torch.int64)
+    above = wide * _channels(mult, rank) + _channels(bias, rank)
+    below = wide * _channels(below_mult, rank) + _channels(below_bias, rank)
+    v = torch.where(wide >= _channels(gate, rank), above, below)
+    return _narrow((v + (1 << (shift - 1))) >> shift, lo, hi)
+
+
+@qprelu.register_fake
+def _(x, gate, mult, bias, below_mult, below_bias, shift, lo, hi):
+    return torch.empty_like(x, dtype=code_dtype(lo, hi))
+
+
 @torch.library.custom_op("netwright::lut", mutates_args=())
 def lut(x: Tensor, table: Tensor, lo: int, hi: int) -> Tensor:
     """Any pointwise function of 8-bit codes: ``table[x + 128]`` for signed x, ``table[x]`` for unsigned; int16 [256]."""

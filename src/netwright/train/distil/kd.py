@@ -19,10 +19,10 @@ from netwright.train.distil.role import Distillation
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(teacher || student), the mean over the batch; no gradient reaches the teacher."""
+    """T^2 KL(teacher || student), the mean over the batch and over positions of [N, classes, T]; no gradient for the teacher."""
     s = F.log_softmax(student / temperature, 1)
     t = F.log_softmax(teacher.detach() / temperature, 1)
-    return F.kl_div(s, t, reduction="batchmean", log_target=True) * temperature**2
+    return F.kl_div(s, t, reduction="none", log_target=True).sum(1).mean() * temperature**2
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,35 @@
  */
 #include "lanes.h"
 
+/* Stores LANES channels of P pixels, whose vectors stand NV apart, at the places `to`, which grow. */
+NW_INLINE void nw_conv_scatter_f32(const nw_vf *acc, int NV, float *NW_RESTRICT y, const int32_t *NW_RESTRICT to, int LANES, int OW,
+                                   int LDY, int P, int PW) {
+#if defined(NW_AVX512)
+  const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  for (int lane = 0; lane < LANES;) { /* those within the same sixteen channels together */
+    const int line = to[lane] / 16 * 16;
+    const __m512i from = _mm512_add_epi32(places, _mm512_set1_epi32(lane));
+    unsigned bits = 0;
+    for (; lane < LANES && to[lane] < line + 16; lane++) bits |= 1u << (to[lane] - line);
+    NW_UNROLL for (int p = 0; p < P; p++) {
+      const __m512 v = _mm512_maskz_expand_ps((__mmask16)bits, _mm512_permutexvar_ps(from, (__m512)acc[p * NV]));
+      _mm512_mask_storeu_ps(y + ((long)(p / PW) * OW + p % PW) * LDY + line, (__mmask16)bits, v);
+    }
+  }
+#else
+  for (int p = 0; p < P; p++) {
+    float v[NW_VL];
+    memcpy(v, &acc[p * NV], sizeof v);
+    for (int lane = 0; lane < LANES; lane++) y[((long)(p / PW) * OW + p % PW) * LDY + to[lane]] = v[lane];
+  }
+#endif
+}
+
+/* `to`: the places of the channels in a pixel of y, or 0 where they lie side by side. */
 NW_INLINE void nw_conv_tile_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT w, const float *NW_RESTRICT bias,
-                                const float *NW_RESTRICT res, float *NW_RESTRICT y, int IW, int LD, int OW, int LDY, int IC,
-                                int OCS, int KH, int KW, int SH, int SW, int DH, int DW, int PR, int PW, int NB, int RELU) {
+                                const float *NW_RESTRICT res, float *NW_RESTRICT y, const int32_t *NW_RESTRICT to, int IW,
+                                int LD, int OW, int LDY, int IC, int OCS, int KH, int KW, int SH, int SW, int DH, int DW, int PR,
+                                int PW, int NB, int RELU) {
   const int NV = NB * NW_PB, P = PR * PW;
   const long block = (long)KH * KW * IC * 16;
   nw_vf acc[64];
@@ -37,24 +63,29 @@ NW_INLINE void nw_conv_tile_f32(const float *NW_RESTRICT x, const float *NW_REST
         nw_vf v = acc[p * NV + n];
         if (res) v = nw_add(v, nw_load_part(res + at, lanes));
         if (RELU) v = nw_relu(v);
-        nw_store_part(y + at, v, lanes);
+        if (to) acc[p * NV + n] = v;
+        else nw_store_part(y + at, v, lanes);
       }
     }
+  }
+  if (to) {
+    NW_UNROLL for (int n = 0; n < NV; n++)
+      nw_conv_scatter_f32(acc + n, NV, y, to + n * NW_VL, NW_MIN(OCS - n * NW_VL, NW_VL), OW, LDY, P, PW);
   }
 }
 
 /* One band of NB blocks that starts at output channel `o`; OCS of its 16*NB channels exist. */
 NW_INLINE void nw_conv_band_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT w, const float *NW_RESTRICT bias,
-                                const float *NW_RESTRICT res, float *NW_RESTRICT y, int IW, int LD, int OH, int OW, int LDY,
-                                int IC, int OCS, int KH, int KW, int SH, int SW, int DH, int DW, int PR, int PW, int NB,
-                                int RELU, nw_share down, nw_share along) {
+                                const float *NW_RESTRICT res, float *NW_RESTRICT y, const int32_t *NW_RESTRICT to, int IW,
+                                int LD, int OH, int OW, int LDY, int IC, int OCS, int KH, int KW, int SH, int SW, int DH, int DW,
+                                int PR, int PW, int NB, int RELU, nw_share down, nw_share along) {
   const int below = nw_first(OH, down, 1), beyond = nw_first(OW, along, 1);
   for (int y0 = nw_first(OH, down, 0); y0 < below; y0 += PR)
     for (int x0 = nw_first(OW, along, 0); x0 < beyond; x0 += PW) {
       const int oy = NW_MIN(y0, below - PR), ox = NW_MIN(x0, beyond - PW);
       const long at = ((long)oy * OW + ox) * LDY;
-      nw_conv_tile_f32(x + ((long)oy * SH * IW + ox * SW) * LD, w, bias, res ? res + at : 0, y + at, IW, LD, OW, LDY, IC, OCS,
-                       KH, KW, SH, SW, DH, DW, PR, PW, NB, RELU);
+      nw_conv_tile_f32(x + ((long)oy * SH * IW + ox * SW) * LD, w, bias, res ? res + at : 0, y + at, to, IW, LD, OW, LDY, IC,
+                       OCS, KH, KW, SH, SW, DH, DW, PR, PW, NB, RELU);
     }
 }
 
@@ -73,12 +104,12 @@ NW_INLINE void nw_conv_f32(const float *NW_RESTRICT x, const float *NW_RESTRICT 
     const float *xg = x + g * IC, *wg = w + g * blocks * block, *bg = bias + g * blocks * 16;
     const long o0 = (long)g * OC;
     for (int b = nw_first(bands, across, 0) * NB; b < nw_first(bands, across, 1) * NB; b += NB)
-      nw_conv_band_f32(xg, wg + b * block, bg + b * 16, r ? r + o0 + b * 16 : 0, y + o0 + b * 16, IW, LD, OH, OW, G * OC, IC,
-                       NB * 16, KH, KW, SH, SW, DH, DW, PR, PW, NB, RELU, down, along);
+      nw_conv_band_f32(xg, wg + b * block, bg + b * 16, r ? r + o0 + b * 16 : 0, y + o0 + b * 16, 0, IW, LD, OH, OW, G * OC,
+                       IC, NB * 16, KH, KW, SH, SW, DH, DW, PR, PW, NB, RELU, down, along);
     if (whole < blocks && across.part == across.parts - 1) {
       const int rest = blocks - whole;
-      nw_conv_band_f32(xg, wg + whole * block, bg + whole * 16, r ? r + o0 + whole * 16 : 0, y + o0 + whole * 16, IW, LD, OH, OW,
-                       G * OC, IC, OC - whole * 16, KH, KW, SH, SW, DH, DW, PR, PW, rest, RELU, down, along);
+      nw_conv_band_f32(xg, wg + whole * block, bg + whole * 16, r ? r + o0 + whole * 16 : 0, y + o0 + whole * 16, 0, IW, LD, OH,
+                       OW, G * OC, IC, OC - whole * 16, KH, KW, SH, SW, DH, DW, PR, PW, rest, RELU, down, along);
     }
   }
 }

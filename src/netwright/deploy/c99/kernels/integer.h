@@ -70,6 +70,20 @@ NW_INLINE void nw_requantize(const void *NW_RESTRICT x, const int32_t *NW_RESTRI
              (int32_t)nw_clamp(((int64_t)nw_get(x, tx, r * C + c) * mult[c] + bias[c] + half) >> shift, lo, hi));
 }
 
+/* As nw_requantize, by one line a channel where x >= gate[c] and by another below it. */
+NW_INLINE void nw_qprelu(const void *NW_RESTRICT x, const int32_t *NW_RESTRICT gate, const int32_t *NW_RESTRICT mult,
+                         const int32_t *NW_RESTRICT bias, const int32_t *NW_RESTRICT below_mult, const int32_t *NW_RESTRICT below_bias,
+                         void *NW_RESTRICT y, int tx, int type, long R, long C, int shift, int lo, int hi) {
+  const int64_t half = (int64_t)1 << (shift - 1);
+  for (long r = 0; r < R; r++)
+    for (long c = 0; c < C; c++) {
+      const int32_t v = nw_get(x, tx, r * C + c);
+      const int above = v >= gate[c];
+      const int64_t m = above ? mult[c] : below_mult[c], b = above ? bias[c] : below_bias[c];
+      nw_put(y, type, r * C + c, (int32_t)nw_clamp((v * m + b + half) >> shift, lo, hi));
+    }
+}
+
 /* y = table[x + offset]; the table holds bytes, or 16-bit numbers where the codes are wider. */
 NW_INLINE void nw_lut8(const void *NW_RESTRICT x, const uint8_t *NW_RESTRICT table, uint8_t *NW_RESTRICT y, int tx, long n, int offset) {
   for (long i = 0; i < n; i++) y[i] = table[nw_get(x, tx, i) + offset];

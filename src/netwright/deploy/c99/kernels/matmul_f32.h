@@ -25,9 +25,9 @@ NW_INLINE void nw_product_f32(const float *NW_RESTRICT x, const float *NW_RESTRI
                               int XM, int YM, int PW, int NB) {
   const int blocks = (N + 15) / 16, whole = blocks / NB * NB - (blocks % NB == 0 && N % 16 ? NB : 0);
   for (int b = 0; b < whole; b += NB)
-    nw_conv_band_f32(x, w + (long)b * K * 16, nw_no_bias, 0, y + b * 16, M, XM, 1, M, YM, K, NB * 16, 1, 1, 1, 1, 1, 1, 1, PW, NB, 0, NW_ALL, NW_ALL);
+    nw_conv_band_f32(x, w + (long)b * K * 16, nw_no_bias, 0, y + b * 16, 0, M, XM, 1, M, YM, K, NB * 16, 1, 1, 1, 1, 1, 1, 1, PW, NB, 0, NW_ALL, NW_ALL);
   if (whole < blocks)
-    nw_conv_band_f32(x, w + (long)whole * K * 16, nw_no_bias, 0, y + whole * 16, M, XM, 1, M, YM, K, N - whole * 16, 1, 1, 1, 1, 1,
+    nw_conv_band_f32(x, w + (long)whole * K * 16, nw_no_bias, 0, y + whole * 16, 0, M, XM, 1, M, YM, K, N - whole * 16, 1, 1, 1, 1, 1,
                      1, 1, PW, blocks - whole, 0, NW_ALL, NW_ALL);
 }
 
