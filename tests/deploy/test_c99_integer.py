@@ -127,8 +127,8 @@ def test_extremes_of_sums(same: Check) -> None:
     same(graph, np.concatenate([np.full_like(b.input, value) for value in (9e9, -9e9)]), avx2=True)
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_spiking_network(same: Check, signed: bool) -> None:
+@pytest.mark.parametrize("rule, limit", [("if", 0), ("bipolar", 0), ("memory", 0), ("memory", 2), ("burst", 3)])
+def test_spiking_network(same: Check, rule: str, limit: int) -> None:
     b, steps = Builder((1, 3, 7, 6)), 5
 
     def neuron(current: str, current_steps: int) -> str:
@@ -136,7 +136,7 @@ def test_spiking_network(same: Check, signed: bool) -> None:
         theta = (
             b.rng.integers(2000, 4000, c).astype(np.int32) if current_steps == 1 else b.rng.integers(100, 300, c).astype(np.int32)
         )
-        attrs = {"steps": steps, "current_steps": current_steps, "signed": signed}
+        attrs = {"steps": steps, "current_steps": current_steps, "rule": rule, "limit": limit}
         return b.add("integrate", current, theta=theta, v0=theta // 2, attrs=attrs)
 
     s = neuron(b.conv("qconv2d", b.quantize("x"), 33, 3, rescale=False), 1)

@@ -121,7 +121,7 @@ def test_clean_under_sanitizers(tmp_path: Path, path: str) -> None:
         b.conv("qconv2d", q, 9, 3, rescale=False),
         theta=theta,
         v0=theta // 2,
-        attrs={"steps": 3, "current_steps": 1, "signed": True},
+        attrs={"steps": 3, "current_steps": 1, "rule": "bipolar", "limit": 0},
     )
     still = b.conv("qconv2d", q, 4, 1, stride=2, rescale=False)
     current = b.add("iadd", b.conv("qconv2d", s, 4, 3, stride=2, rescale=False), still, attrs={"a_steps": 3, "b_steps": 1})

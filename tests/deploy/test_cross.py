@@ -34,7 +34,7 @@ def network(kind: str) -> Graph:
     if kind == "spiking":
         theta = {"theta": np.full(16, 40, np.int32), "v0": np.full(16, 20, np.int32)}
         currents = b.conv("qconv2d", b.quantize("x"), 16, 3, rescale=False)
-        spikes = b.add("integrate", currents, attrs={"steps": 3, "current_steps": 1, "signed": False}, **theta)
+        spikes = b.add("integrate", currents, attrs={"steps": 3, "current_steps": 1, "rule": "if", "limit": 0}, **theta)
         sums = b.linear("qlinear", b.flatten_steps(spikes), 10)
         return b.graph(b.dequantize(b.add("readout", sums, attrs={"steps": 3, "start": 1})))
     op, bits = {"int8": ("qconv2d", 8), "ternary": ("qconv2d", 2), "binary": ("bconv2d", 1)}[kind]

@@ -89,7 +89,7 @@ def test_low_bits_and_spikes_are_named():
     nodes = (
         Node("x", "input", (), Spec((1, 1, 8, 8), 8, "int")),
         Node("c", "bconv2d", ("x",), Spec((1, 4, 8, 8), 32, "int"), geometry, {"weight": "w"}, 4 * 64 * 9),
-        Node("n", "integrate", ("c",), train, {"steps": 8, "current_steps": 1, "signed": False}),
+        Node("n", "integrate", ("c",), train, {"steps": 8, "current_steps": 1, "rule": "if", "limit": 0}),
         Node("o", "isum", ("n",), Spec((1, 4, 1, 1), 32, "int", 1.0, 8)),
     )
     found = texts(draw(Graph(nodes, ("o",), weights), "s"))

@@ -63,7 +63,7 @@ def spiking(rate: float = 0.1, steps: int = 8) -> Graph:
         Node("x", "input", (), Spec((1, 3, 8, 8))),
         Node("q", "quantize", ("x",), Spec((1, 3, 8, 8), 8, "int")),
         Node("c", "qconv2d", ("q",), current, {"bits": 8}, {"weight": "w1"}, 4 * 64 * 27),
-        Node("n", "integrate", ("c",), train, {"steps": steps, "current_steps": 1, "signed": False}, {"theta": "theta"}),
+        Node("n", "integrate", ("c",), train, {"steps": steps, "current_steps": 1, "rule": "if", "limit": 0}, {"theta": "theta"}),
         Node("r", "reshape", ("n",), replace(train, shape=(1, 256))),
         Node("l", "qlinear", ("r",), Spec((1, 10), 32, "int", 1.0, steps), {"bits": 8}, {"weight": "w2"}, 2560),
         Node("o", "readout", ("l",), Spec((1, 10), 32, "int"), {"steps": steps, "start": 0}),

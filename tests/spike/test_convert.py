@@ -96,7 +96,7 @@ def test_residual_and_max_pool_nodes():
     first = next(n for n in graph if n.op == "integrate")
     assert first.attrs["current_steps"] == 1  # the analog input's current is computed once
     assert all("mult" not in n.weights for n in graph)
-    assert not any(n.attrs.get("signed") for n in graph)
+    assert not any(n.attrs.get("rule") == "bipolar" for n in graph)
 
 
 def test_accuracy_over_time_agrees_with_the_module_and_the_window():

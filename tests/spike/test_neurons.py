@@ -19,30 +19,38 @@ def test_encoder_contract(name):
     check_encoder(encode.CATALOGUE[name]())
 
 
-def scalar(currents, theta, v0, signed):
+def scalar(currents, theta, v0, rule, limit):
     v, spikes = v0, []
     for x in currents:
         v += x
-        s = 1 if v >= theta else (-1 if signed and v <= -theta else 0)
+        s = 1 if v >= theta else 0
+        if rule == "bipolar" and v <= -theta:
+            s = -1
+        if rule == "memory" and s and limit and sum(spikes) >= limit:
+            s = 0
+        if rule == "memory" and v < 0 and sum(spikes) > 0:
+            s = -1
+        if rule == "burst" and s:
+            s = min(v // theta, limit)
         v -= s * theta
         spikes.append(s)
     return spikes, v
 
 
-@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("rule, limit", [("if", 0), ("bipolar", 0), ("memory", 0), ("memory", 2), ("burst", 3)])
 @pytest.mark.parametrize("current_steps", [1, 7])
-def test_integrate_equals_scalar_loop(signed, current_steps):
+def test_integrate_equals_scalar_loop(rule, limit, current_steps):
     g = torch.Generator().manual_seed(3)
     x = torch.randint(-90, 100, (current_steps * 2, 3, 2, 2), generator=g, dtype=torch.int32)
     theta, v0 = torch.tensor([50, 64, 7], dtype=torch.int32), torch.tensor([25, 0, -3], dtype=torch.int32)
-    out = torch.ops.netwright.integrate(x, theta, v0, 7, current_steps, signed).reshape(7, 2, 3, 2, 2)
+    out = torch.ops.netwright.integrate(x, theta, v0, 7, current_steps, rule, limit).reshape(7, 2, 3, 2, 2)
     time = x.reshape(current_steps, 2, 3, 2, 2)
     for n in range(2):
         for c in range(3):
             for i in range(2):
                 for j in range(2):
                     given = [int(time[t % current_steps, n, c, i, j]) for t in range(7)]
-                    spikes, v = scalar(given, int(theta[c]), int(v0[c]), signed)
+                    spikes, v = scalar(given, int(theta[c]), int(v0[c]), rule, limit)
                     assert out[:, n, c, i, j].tolist() == spikes
                     assert sum(spikes) * int(theta[c]) + v == sum(given) + int(v0[c])  # soft reset conserves
 

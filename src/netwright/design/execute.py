@@ -217,7 +217,7 @@ RUN: dict[str, Callable[..., Tensor]] = {
     "iadd": lambda n, w, a, b: nw.iadd(a, b, n.attrs["a_steps"], n.attrs["b_steps"]),
     "isum": lambda n, w, x: nw.isum(x),
     "integrate": lambda n, w, x: nw.integrate(
-        x, w["theta"], w["v0"], n.attrs["steps"], n.attrs["current_steps"], n.attrs["signed"]
+        x, w["theta"], w["v0"], n.attrs["steps"], n.attrs["current_steps"], n.attrs["rule"], n.attrs["limit"]
     ),
     "readout": lambda n, w, x: nw.readout(x, n.attrs["steps"], n.attrs["start"]),
 }

@@ -504,6 +504,9 @@ def iadd(work: Lowering, node: Node) -> Value:
     return y
 
 
+NEURONS = {"if": "NW_IF", "bipolar": "NW_BIPOLAR", "memory": "NW_MEMORY", "burst": "NW_BURST"}
+
+
 def integrate(work: Lowering, node: Node) -> Value:
     x, a = work.channels_last(work.values[node.inputs[0]]), node.attrs
     steps, c = int(a["steps"]), x.shape[1]
@@ -517,13 +520,15 @@ def integrate(work: Lowering, node: Node) -> Value:
         reach += int(abs(v).max())
         vectors.append(work.const(np.broadcast_to(v, (c,)).astype(np.int32), role))
     wide, positions = int(not x.bound or reach >= 2**31), x.elements // c
+    rule = (NEURONS[a["rule"]], int(a["limit"]))
+    ones = a["rule"] != "burst"
     if work.stepwise:
-        y, state = work.new(x, type="i8", spikes=True), Buffer(x.elements * (8 if wide else 4))
-        work.step("nw_rest", [vectors[1], state], positions, c, wide, writes=state)
-        work.step("nw_integrate_step", [x.at, vectors[0], y.at, state], positions, c, int(a["signed"]), wide, writes=buffer(y))
+        y, state = work.new(x, type="i8", spikes=ones), Buffer(x.elements * ((8 if wide else 4) + 4 * (a["rule"] == "memory")))
+        work.step("nw_rest", [vectors[1], state], positions, c, rule[0], wide, writes=state)
+        work.step("nw_integrate_step", [x.at, vectors[0], y.at, state], positions, c, *rule, wide, writes=buffer(y))
         return y
-    y = work.new(x, type="i8", steps=steps, spikes=True)
-    sizes = (steps, positions, c, int(x.steps == 1), int(a["signed"]), wide)
+    y = work.new(x, type="i8", steps=steps, spikes=ones)
+    sizes = (steps, positions, c, int(x.steps == 1), *rule, wide)
     work.step("nw_integrate", [x.at, *vectors, y.at], *sizes, writes=buffer(y))
     return y
 

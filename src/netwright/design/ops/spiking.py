@@ -34,30 +34,43 @@ def _(x):
 
 
 @torch.library.custom_op("netwright::integrate", mutates_args=())
-def integrate(current: Tensor, theta: Tensor, v0: Tensor, steps: int, current_steps: int, signed: bool) -> Tensor:
-    """Integrate-and-fire with soft reset, `steps` times: v += current; s = [v >= theta]; v -= theta*s.
+def integrate(current: Tensor, theta: Tensor, v0: Tensor, steps: int, current_steps: int, rule: str, limit: int) -> Tensor:
+    """Integrate-and-fire with soft reset, `steps` times: v += current; s by the rule; v -= theta*s.
 
-    `current` int32 [S*N, C, ...] with S = `current_steps` (1: the same current in every step, else `steps`); `theta` and
-    `v0` int32 [C]. `signed` adds the negative spike of the bipolar neuron: s = -1 where v <= -theta.
+    `current` int32 [S*N, C, ...] with S = `current_steps` (1: the same current in every step, else `steps`); `theta`, at
+    least 1, and `v0` int32 [C]. The rules:
+
+        if       s = [v >= theta]
+        bipolar  s = [v >= theta] - [v <= -theta]
+        memory   s = [v >= theta and (A < limit or limit = 0)] - [v < 0 and A > 0],  A the sum of the spikes so far
+        burst    s = clip(floor(v / theta), 0, limit),  limit at most 127
+
     Returns int8 spikes [steps*N, C, ...].
     """
     x = _time(current, current_steps).to(torch.int64)
     shape = (-1, *[1] * (current.dim() - 2))
     threshold = theta.to(torch.int64).reshape(shape)
     v = v0.to(torch.int64).reshape(shape).expand_as(x[0]).clone()
+    sent = torch.zeros_like(v)
     spikes = []
     for t in range(steps):
         v += x[t % current_steps]
-        s = (v >= threshold).to(torch.int64)
-        if signed:
-            s -= (v <= -threshold).to(torch.int64)
+        if rule == "burst":
+            s = torch.div(v, threshold, rounding_mode="floor").clamp(0, limit)
+        elif rule == "memory":
+            s = ((v >= threshold) & ((sent < limit) | (limit == 0))).to(torch.int64) - ((v < 0) & (sent > 0)).to(torch.int64)
+            sent += s
+        else:
+            s = (v >= threshold).to(torch.int64)
+            if rule == "bipolar":
+                s -= (v <= -threshold).to(torch.int64)
         v -= s * threshold
         spikes.append(s.to(torch.int8))
     return torch.stack(spikes).flatten(0, 1)
 
 
 @integrate.register_fake
-def _(current, theta, v0, steps, current_steps, signed):
+def _(current, theta, v0, steps, current_steps, rule, limit):
     return current.new_empty((current.shape[0] // current_steps * steps, *current.shape[1:]), dtype=torch.int8)
 
 

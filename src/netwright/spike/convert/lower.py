@@ -112,7 +112,7 @@ class Lowering:
             current = Wire(current.node, scale, current.steps, moved)
         self.thresholds[layer.name], self.potentials[layer.name] = theta * scale, v0 * scale
         weights = {"theta": theta.to(torch.int32).numpy(), "v0": v0.to(torch.int32).numpy()}
-        attrs = {"steps": self.steps, "current_steps": current.steps, "signed": layer.signed}
+        attrs = {"steps": self.steps, "current_steps": current.steps, "rule": "bipolar" if layer.signed else "if", "limit": 0}
         return self.emit(layer.name, "integrate", (current,), layer.region.shape, attrs, weights=weights, steps=self.steps,
                          amplitude=theta * scale, path=layer.region.path)  # fmt: skip
 

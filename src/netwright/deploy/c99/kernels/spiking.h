@@ -194,90 +194,124 @@ NW_INLINE void nw_event_dwconv(const int8_t *NW_RESTRICT x, const int8_t *NW_RES
       }
 }
 
+/* How a neuron with potential v fires: s = [v >= theta]; NW_BIPOLAR: minus [v <= -theta]; NW_MEMORY: minus [v < 0] and only
+ * while the sum of its spikes stays in 0..LIMIT (0: no limit); NW_BURST: up to LIMIT spikes at once. */
+enum { NW_IF, NW_BIPOLAR, NW_MEMORY, NW_BURST };
+
+NW_INLINE int32_t nw_fire(int32_t v, int32_t theta, int32_t sent, int RULE, int LIMIT) {
+  if (RULE == NW_BURST) return v < theta ? 0 : NW_MIN(v / theta, LIMIT);
+  if (RULE == NW_MEMORY) return ((v >= theta) & (!LIMIT | (sent < LIMIT))) - ((v < 0) & (sent > 0));
+  return (v >= theta) - (RULE == NW_BIPOLAR && v <= -theta);
+}
+
+NW_INLINE int64_t nw_fire_wide(int64_t v, int64_t theta, int64_t sent, int RULE, int LIMIT) {
+  if (RULE == NW_BURST) return v < theta ? 0 : NW_MIN(v / theta, LIMIT);
+  if (RULE == NW_MEMORY) return ((v >= theta) & (!LIMIT | (sent < LIMIT))) - ((v < 0) & (sent > 0));
+  return (v >= theta) - (RULE == NW_BIPOLAR && v <= -theta);
+}
+
 /* All steps of n (a literal, 1..16) neurons whose potentials fit in 32 bits. */
 NW_INLINE void nw_integrate_16(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT theta, const int32_t *NW_RESTRICT v0,
-                               int8_t *NW_RESTRICT y, int T, long step, int n, int CONSTANT, int SIGNED) {
+                               int8_t *NW_RESTRICT y, int T, long step, int n, int CONSTANT, int RULE, int LIMIT) {
 #if defined(NW_AVX512)
   const __mmask16 m = (__mmask16)((1u << n) - 1u);
-  const __m512i one = _mm512_set1_epi32(1), threshold = _mm512_maskz_loadu_epi32(m, theta);
-  const __m512i below = _mm512_sub_epi32(_mm512_setzero_si512(), threshold);
-  __m512i v = _mm512_maskz_loadu_epi32(m, v0);
+  const __m512i zero = _mm512_setzero_si512(), one = _mm512_set1_epi32(1), threshold = _mm512_maskz_loadu_epi32(m, theta);
+  const __m512i below = _mm512_sub_epi32(zero, threshold), limit = _mm512_set1_epi32(LIMIT);
+  __m512i v = _mm512_maskz_loadu_epi32(m, v0), sent = zero;
   for (int t = 0; t < T; t++) {
     v = _mm512_add_epi32(v, _mm512_maskz_loadu_epi32(m, x + (CONSTANT ? 0 : t * step)));
-    const __mmask16 up = _mm512_cmpge_epi32_mask(v, threshold);
-    const __mmask16 down = SIGNED ? _mm512_cmple_epi32_mask(v, below) : (__mmask16)0;
+    __mmask16 up = _mm512_cmpge_epi32_mask(v, threshold), down = 0;
+    if (RULE == NW_BIPOLAR) down = _mm512_cmple_epi32_mask(v, below);
+    if (RULE == NW_MEMORY) {
+      down = _mm512_cmplt_epi32_mask(v, zero) & _mm512_cmpgt_epi32_mask(sent, zero);
+      if (LIMIT) up &= _mm512_cmplt_epi32_mask(sent, limit);
+    }
     v = _mm512_mask_sub_epi32(v, up, v, threshold);
     __m512i s = _mm512_maskz_mov_epi32(up, one);
-    if (SIGNED) {
+    if (RULE == NW_BURST)
+      for (int k = 1; k < LIMIT && (up = _mm512_mask_cmpge_epi32_mask(up, v, threshold)) != 0; k++) {
+        v = _mm512_mask_sub_epi32(v, up, v, threshold);
+        s = _mm512_mask_add_epi32(s, up, s, one);
+      }
+    if (RULE == NW_BIPOLAR || RULE == NW_MEMORY) {
       v = _mm512_mask_add_epi32(v, down, v, threshold);
       s = _mm512_mask_sub_epi32(s, down, s, one);
     }
+    if (RULE == NW_MEMORY) sent = _mm512_add_epi32(sent, s);
     _mm_mask_storeu_epi8(y + t * step, m, _mm512_cvtepi32_epi8(s));
   }
 #else
-  int32_t v[16];
+  int32_t v[16], sent[16] = {0};
   memcpy(v, v0, (size_t)n * sizeof(int32_t));
   for (int t = 0; t < T; t++) {
     const int32_t *NW_RESTRICT current = x + (CONSTANT ? 0 : t * step);
     int8_t *NW_RESTRICT out = y + t * step;
     for (int c = 0; c < n; c++) {
       v[c] += current[c];
-      const int32_t s = (v[c] >= theta[c]) - (SIGNED && v[c] <= -theta[c]);
+      const int32_t s = nw_fire(v[c], theta[c], sent[c], RULE, LIMIT);
       v[c] -= s * theta[c];
+      if (RULE == NW_MEMORY) sent[c] += s;
       out[c] = (int8_t)s;
     }
   }
 #endif
 }
 
-/* v += current; s = [v >= theta] (signed: minus [v <= -theta]); v -= s*theta, for all steps of 16 neurons at a time: the
- * membrane lives in registers. CONSTANT: the same current in every step. WIDE: potentials need 64 bits. */
+/* v += current; s by the rule; v -= s*theta, for all steps of 16 neurons at a time: the membrane lives in registers.
+ * CONSTANT: the same current in every step. WIDE: potentials need 64 bits. */
 NW_INLINE void nw_integrate(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT theta, const int32_t *NW_RESTRICT v0,
-                            int8_t *NW_RESTRICT y, int T, long R, int C, int CONSTANT, int SIGNED, int WIDE) {
+                            int8_t *NW_RESTRICT y, int T, long R, int C, int CONSTANT, int RULE, int LIMIT, int WIDE) {
   const long step = R * C;
   const int whole = C / 16 * 16;
   for (long r = 0; r < R && !WIDE; r++) {
     for (int c = 0; c < whole; c += 16)
-      nw_integrate_16(x + r * C + c, theta + c, v0 + c, y + r * C + c, T, step, 16, CONSTANT, SIGNED);
+      nw_integrate_16(x + r * C + c, theta + c, v0 + c, y + r * C + c, T, step, 16, CONSTANT, RULE, LIMIT);
     if (whole < C)
-      nw_integrate_16(x + r * C + whole, theta + whole, v0 + whole, y + r * C + whole, T, step, C % 16 ? C % 16 : 16, CONSTANT, SIGNED);
+      nw_integrate_16(x + r * C + whole, theta + whole, v0 + whole, y + r * C + whole, T, step, C % 16 ? C % 16 : 16, CONSTANT, RULE,
+                      LIMIT);
   }
   for (long i = 0; i < step && WIDE; i++) {
     const int64_t threshold = theta[i % C];
-    int64_t v = v0[i % C];
+    int64_t v = v0[i % C], sent = 0;
     for (int t = 0; t < T; t++) {
       v += x[CONSTANT ? i : t * step + i];
-      const int64_t s = (int64_t)(v >= threshold) - (int64_t)(SIGNED && v <= -threshold);
+      const int64_t s = nw_fire_wide(v, threshold, sent, RULE, LIMIT);
       v -= s * threshold;
+      sent += s;
       y[t * step + i] = (int8_t)s;
     }
   }
 }
 
-/* Potentials before the first step, for networks that take one step at a time. */
-NW_INLINE void nw_rest(const int32_t *NW_RESTRICT v0, void *NW_RESTRICT v, long R, int C, int WIDE) {
+/* The state before the first step, for networks that take one step at a time: potentials, behind them with NW_MEMORY the
+ * sums of spikes. */
+NW_INLINE void nw_rest(const int32_t *NW_RESTRICT v0, void *NW_RESTRICT state, long R, int C, int RULE, int WIDE) {
   for (long i = 0; i < R * C; i++) {
     if (WIDE)
-      ((int64_t *)v)[i] = v0[i % C];
+      ((int64_t *)state)[i] = v0[i % C];
     else
-      ((int32_t *)v)[i] = v0[i % C];
+      ((int32_t *)state)[i] = v0[i % C];
   }
+  if (RULE == NW_MEMORY) memset((int32_t *)state + (WIDE ? 2 : 1) * R * C, 0, (size_t)(R * C) * sizeof(int32_t));
 }
 
-/* One step of neurons whose potentials stay in v. */
+/* One step of neurons whose state stays. */
 NW_INLINE void nw_integrate_step(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT theta, int8_t *NW_RESTRICT y,
-                                 void *NW_RESTRICT v, long R, int C, int SIGNED, int WIDE) {
+                                 void *NW_RESTRICT state, long R, int C, int RULE, int LIMIT, int WIDE) {
+  int32_t *const counts = (int32_t *)state + (WIDE ? 2 : 1) * R * C;
   for (long r = 0; r < R; r++, x += C, y += C)
     for (int c = 0; c < C; c++) {
+      int32_t *const sent = counts + r * C + c, before = RULE == NW_MEMORY ? *sent : 0;
       if (WIDE) {
-        int64_t *const at = (int64_t *)v + r * C + c, u = *at + x[c], s = (u >= theta[c]) - (SIGNED && u <= -(int64_t)theta[c]);
-        *at = u - s * theta[c];
+        int64_t *const v = (int64_t *)state + r * C + c, u = *v + x[c], s = nw_fire_wide(u, theta[c], before, RULE, LIMIT);
+        *v = u - s * theta[c];
         y[c] = (int8_t)s;
       } else {
-        int32_t *const at = (int32_t *)v + r * C + c, u = *at + x[c], s = (u >= theta[c]) - (SIGNED && u <= -theta[c]);
-        *at = u - s * theta[c];
+        int32_t *const v = (int32_t *)state + r * C + c, u = *v + x[c], s = nw_fire(u, theta[c], before, RULE, LIMIT);
+        *v = u - s * theta[c];
         y[c] = (int8_t)s;
       }
+      if (RULE == NW_MEMORY) *sent = before + y[c];
     }
 }
 
