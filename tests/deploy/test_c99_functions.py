@@ -73,6 +73,8 @@ FUNCTIONS: list[Callable[[Tensor], Tensor]] = [
     lambda x: x.repeat(1, 2, 1, 3),
     lambda x: x.repeat_interleave(2, 2),
     lambda x: x[:, [2, 0, 5]][:, :, torch.tensor([[0, 1], [2, 3]])],
+    lambda x: x[:, :1][:, [0, 0, 0]] + x[:, 1:4],
+    lambda x: x.mean((2, 3), keepdim=True)[:, :, [0, 0]],
     lambda x: x[:, :, [0, 1, 4], [3, 2, 6]],
     lambda x: x.unfold(2, 3, 2).unfold(3, 3, 1),
     lambda x: torch.cat(x.chunk(3, 1)[::-1], 1) + x.unbind(2)[1][:, :, None],

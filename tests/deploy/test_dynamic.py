@@ -107,7 +107,7 @@ def test_early_exits_of_codes_are_those_of_the_reference(tmp_path):
 def test_a_spiking_network_stops_when_it_is_sure(tmp_path, isa):
     xs = torch.from_numpy(np.random.default_rng(3).standard_normal((40, 1, 8, 8), dtype=np.float32))
     graph = LocalThresholdBalancing(steps=12, iterations=4).convert(small_network(0), xs[:1], xs).module.to_graph()
-    control = Confident(0.3, 3.0)
+    control = Confident(0.3, 0.5)
     got, at = build(graph, tmp_path, tree=control, isa=isa).run_exits(xs.numpy())
     want = [outcome(graph, control, x[None]) for x in xs]
     assert list(at) == [steps for _, steps in want] and len(set(at)) > 2

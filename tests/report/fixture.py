@@ -142,6 +142,7 @@ def facts(evil: str = "") -> dict[str, Any]:
             "hypervolume": {"all": 0.913, "first 16 (random)": 0.802},
         },
         "accuracy_over_time": [[t, 0.985 - 0.9 * math.exp(-t / 2.2)] for t in range(1, 17)],
+        "exit": {"accuracy": 0.981, "mean_steps": 4.2, "histogram": [0, 40, 90, 120, 70, 25, 9, 3, 1, 0, 0, 0, 0, 0, 0, 2]},
         "spike_rates": {f"layer_{i}{evil}": 0.16 / (1 + i) + 0.02 for i in range(6)},
         "layers": dict.fromkeys(FORMS, rows),
         "drawing": draw(graph, f"digits{evil}: the chosen network ({MARK})"),

@@ -77,7 +77,7 @@ def test_the_page_is_balanced_small_and_loads_nothing(page: str):
 
 def test_every_svg_is_well_formed_and_named(page: str):
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.S)
-    assert len(drawings) == 12  # four of the forms, two fronts, two of training, time, rates, the network, memory
+    assert len(drawings) == 13  # four of the forms, two fronts, two of training, time, exits, rates, the network, memory
     for svg in drawings:
         assert ElementTree.fromstring(svg).get("aria-label")
 

@@ -3,4 +3,5 @@
 from netwright.bench.claim import Bench as Bench
 from netwright.bench.claim import Claim as Claim
 
-BENCHES = {"deploy": "netwright.bench.deploy", "compress": "netwright.bench.compress", "binarise": "netwright.bench.binarise"}
+BENCHES = {"deploy": "netwright.bench.deploy", "compress": "netwright.bench.compress", "binarise": "netwright.bench.binarise",
+           "spike": "netwright.bench.spike"}  # fmt: skip

@@ -16,7 +16,7 @@ COMMANDS = {
     "search": ("stages:search", "3  Run a recipe up to the search and print its front."),
     "train": ("stages:train", "4  Run a recipe up to the trained float network."),
     "compress": ("compress:compress", "5  Make a network smaller: your model and data, or a recipe."),
-    "spike": ("stages:spike", "6  Run a recipe up to the spiking network."),
+    "spike": ("spike:spike", "6  Turn a trained network into a spiking one: your model and data, or a recipe."),
     "deploy": ("deploy:deploy", "7  Compile any PyTorch network to one C file in a bundle."),
     "measure": ("measure:measure", "Time a bundle against ONNX Runtime, side by side."),
     "bench": ("bench:bench", "Measure what the project claims, with bounds; OPEN where one does not hold."),

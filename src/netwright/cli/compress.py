@@ -71,12 +71,14 @@ def compress(
         raise NetwrightError("Which data was it trained for? Add --data digits, or the path of a folder, an archive or an npz.")
     if (method is None) != advise:
         raise NetwrightError("Say either --method NAME or --advise.")
-    from netwright.pipeline.shrink import CHEAP, TRAINED, Budget
+    from netwright.cli.model import load_trained
+    from netwright.pipeline.shrink import CHEAP, TRAINED, Budget, Shrink
 
     time = Budget.parse(budget)
     chosen = None if method is None else _method(method, option)
     with progress(quiet=json) as bars:
-        shrink = _shrink(model, weights, data, size, limit, calibration, seed, bars)
+        module, task = load_trained(model, weights, data, size=size, limit=limit, seed=seed, progress=bars)
+        shrink = Shrink(module, task, calibration, seed, bars)
         if chosen is None:
             points, best, why = shrink.advise(
                 (*CHEAP, *TRAINED), Budget(time.steps, time.seconds / len(TRAINED)), max_drop or 1.0
@@ -118,14 +120,21 @@ def compress(
 
 def _method(name: str, options: Sequence[str]) -> Any:
     """The compressor with its fields."""
-    from dataclasses import fields
-
     from netwright.compress import CATALOGUE
-    from netwright.core.errors import NetwrightError, UnknownName
+    from netwright.core.errors import UnknownName
 
     if name not in CATALOGUE:
         raise UnknownName("compression method", name, CATALOGUE)
-    known = [f.name for f in fields(CATALOGUE[name])]
+    return CATALOGUE[name](**fields_of(CATALOGUE[name], name, options))
+
+
+def fields_of(cls: Any, name: str, options: Sequence[str]) -> dict[str, Any]:
+    """Each --option KEY=VALUE as a field of the method's dataclass. Raises NetwrightError."""
+    from dataclasses import fields
+
+    from netwright.core.errors import NetwrightError, UnknownName
+
+    known = [f.name for f in fields(cls)]
     given = {}
     for text in options:
         key, equals, value = text.partition("=")
@@ -137,27 +146,7 @@ def _method(name: str, options: Sequence[str]) -> Any:
             given[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             given[key] = value
-    return CATALOGUE[name](**given)
-
-
-def _shrink(
-    model: str, weights: Path | None, data: str, size: int | None, limit: int | None, calibration: int, seed: int, bars: Any
-) -> Shrink:
-    from netwright.cli.model import load_module
-    from netwright.core.errors import NetwrightError
-    from netwright.pipeline.shrink import Shrink
-    from netwright.tasks import load_task
-
-    task = load_task(data, seed=seed, limit=limit, size=size, progress=bars)
-    module = load_module(model, num_classes=len(task.classes), in_chans=task.shape[0])
-    if weights is not None:
-        from safetensors.torch import load_file
-
-        try:
-            module.load_state_dict(load_file(weights))
-        except (RuntimeError, OSError) as error:
-            raise NetwrightError(f"{weights} does not fit {model}: {str(error).splitlines()[0]}") from error
-    return Shrink(module, task, calibration_size=calibration, seed=seed, progress=bars)
+    return given
 
 
 def _facts(p: Point) -> dict[str, Any]:

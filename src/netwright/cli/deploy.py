@@ -34,7 +34,7 @@ def deploy(
     input: shape of one input, like 1x3x32x32.
     out: folder of the bundle.
     weights: a safetensors file with the model's state (otherwise as the model builds itself).
-    backend: other engines to write files for, of onnx, openvino, qonnx, torch; several with commas, none for none.
+    backend: other engines to write files for, of onnx, openvino, qonnx, nir, torch; several with commas, none for none.
     plan: only say how much flash and RAM it will take, and which step needs most; nothing is compiled or written.
     picture: with --plan, draw the arena over time into this SVG file.
     strips: compute large parts strip by strip to need less RAM; at most this share of the operations is done twice, 0.3 say.
@@ -42,7 +42,7 @@ def deploy(
     json: print JSON.
     """
     from netwright.cli.model import load_module, load_network, shape
-    from netwright.core.decision import Confident, exits
+    from netwright.core.decision import OverTime, exits
     from netwright.core.errors import NetwrightError
     from netwright.deploy.bundle import Bundle, write_bundle
     from netwright.deploy.exports import export
@@ -70,7 +70,7 @@ def deploy(
     wanted = [name for name in backend.split(",") if name not in ("", "none")]
     exported: dict[str, bytes] = {}
     if tree is not None:
-        ways = "time steps" if isinstance(tree, Confident) else f"{len(list(exits(tree)))} exits"
+        ways = "time steps" if isinstance(tree, OverTime) else f"{len(list(exits(tree)))} exits"
         notes = [f"a dynamic network with {ways}; the C file alone can decide, so there are no other files"]
     else:
         exported, notes = export(graph, wanted)

@@ -38,6 +38,24 @@ def load_module(model: str, **options: Any) -> Any:
     return VARIANTS[model].build()
 
 
+def load_trained(
+    model: str, weights: Path | None, data: str, *, size: int | None, limit: int | None, seed: int, progress: Any
+) -> tuple[Any, Any]:
+    """The module behind MODEL with the state of a safetensors file, and the task of --data."""
+    from netwright.tasks import load_task
+
+    task = load_task(data, seed=seed, limit=limit, size=size, progress=progress)
+    module = load_module(model, num_classes=len(task.classes), in_chans=task.shape[0])
+    if weights is not None:
+        from safetensors.torch import load_file
+
+        try:
+            module.load_state_dict(load_file(weights))
+        except (RuntimeError, OSError) as error:
+            raise NetwrightError(f"{weights} does not fit {model}: {str(error).splitlines()[0]}") from error
+    return module, task
+
+
 def _from_file(path: Path, name: str) -> Any:
     if not path.exists():
         raise NetwrightError(f"There is no file {path}.")

@@ -1,4 +1,4 @@
-"""netwright search | train | spike RECIPE, and compress RECIPE FORM: the chain up to one stage."""
+"""netwright search | train RECIPE, compress RECIPE FORM and spike RECIPE: the chain up to one stage."""
 
 from __future__ import annotations
 
@@ -83,14 +83,6 @@ def compressed_form(recipe: Path, form: str | None, data: str | None, out: Path,
     _form(recipe, form, data, out, json)
 
 
-def spike(recipe: Path, *, data: str | None = None, out: Path = Path("runs"), json: bool = False) -> None:
-    """Run a recipe up to the spiking network, compiled into a bundle.
-
-    Parameters
-    ----------
-    recipe: TOML file.
-    data: another data set for the same recipe.
-    out: where runs are kept.
-    json: print JSON.
-    """
+def spiking_form(recipe: Path, data: str | None, out: Path, json: bool) -> None:
+    """Run a recipe up to the spiking network, compiled into a bundle."""
     _form(recipe, "spiking", data, out, json)

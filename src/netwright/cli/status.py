@@ -18,11 +18,28 @@ def catalogues() -> Iterator[tuple[str, Catalogue]]:
     from netwright.compress import grow, stitch
     from netwright.design import blocks
     from netwright.search import strategies
-    from netwright.spike import convert
+    from netwright.spike import convert, encode, exits, models, neurons, norms, surrogates, synapses
     from netwright.tasks import augment
     from netwright.train import distil, elastic
 
-    for module in (augment, blocks, strategies, elastic, distil, compress, stitch, grow, convert):
+    for module in (
+        augment,
+        blocks,
+        strategies,
+        elastic,
+        distil,
+        compress,
+        stitch,
+        grow,
+        convert,
+        neurons,
+        surrogates,
+        encode,
+        synapses,
+        norms,
+        models,
+        exits,
+    ):
         yield module.__name__.removeprefix("netwright.").replace(".", "/"), module.CATALOGUE
 
 
@@ -32,8 +49,10 @@ def techniques() -> Iterator[ModuleType]:
     from netwright.deploy import mst
     from netwright.deploy.c99 import fuse, patches, sparse
     from netwright.design import paths
+    from netwright.spike import filtering, liquid, reduction
+    from netwright.spike.convert import chip
 
-    yield from (paths, mst, fuse, patches, sparse, binarise)
+    yield from (paths, mst, fuse, patches, sparse, binarise, filtering, liquid, reduction, chip)
 
 
 def entries() -> list[dict[str, Any]]:

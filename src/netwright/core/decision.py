@@ -34,9 +34,9 @@ NEVER = 2.0  # a confidence that no softmax reaches
 
 @dataclass(frozen=True)
 class Confident:
-    """Of a spiking network: stop at the first time step where the largest softmax(alpha * logits) reaches `confidence`, where
-    the logits are the mean over the steps counted so far (Li et al., 2023, "Unleashing the Potential of Spiking Neural Networks
-    with Dynamic Confidence": alpha sharpens what calibration found too soft).
+    """Of a spiking network: stop at the first time step where the largest softmax(alpha * sum) reaches `confidence`, where the
+    sum is that of the logits of the steps counted so far (Li, Jones and Furber, ICCV 2023, whose alpha divides: ours is one over
+    theirs). A sum grows with time, a mean does not: early steps must be much surer. The result is the mean over those steps.
 
     `confidence` > 0 (`NEVER`, which is more than 1, goes to the last step, in the memory of one), `alpha` > 0.
     """
@@ -45,8 +45,15 @@ class Confident:
     alpha: float = 1.0
 
 
+@dataclass(frozen=True)
+class Quiet:
+    """Of a spiking network whose input flows once: stop after the first time step in which no neuron fires. Nothing changes
+    after it, so the result is that of all steps."""
+
+
 Tree = Decision | Exit
-Control = Tree | Confident
+OverTime = Confident | Quiet
+Control = Tree | OverTime
 
 
 def exits(tree: Tree) -> Iterator[Exit]:
@@ -67,7 +74,10 @@ def taken(tree: Tree, holds: Callable[[int], bool]) -> tuple[int, Exit]:
 
 
 def to_json(tree: Control) -> Any:
-    """Nested lists: [condition, then, otherwise], an exit as {"outputs": [...]}; of time steps {"confidence": c, "alpha": a}."""
+    """Nested lists: [condition, then, otherwise], an exit as {"outputs": [...]}; of time steps {"confidence": c, "alpha": a}
+    or {"quiet": true}."""
+    if isinstance(tree, Quiet):
+        return {"quiet": True}
     if isinstance(tree, Confident):
         return {"confidence": tree.confidence, "alpha": tree.alpha}
     if isinstance(tree, Exit):
@@ -81,6 +91,8 @@ def from_json(data: Any) -> Control:
     Raises:
         ValueError: it is nothing of the kind.
     """
+    if data == {"quiet": True}:
+        return Quiet()
     if isinstance(data, dict) and set(data) == {"confidence", "alpha"}:
         numbers = [v for v in data.values() if isinstance(v, (int, float)) and not isinstance(v, bool)]
         if len(numbers) == 2 and 0 < data["confidence"] < float("inf") and 0 < data["alpha"] < float("inf"):

@@ -32,7 +32,7 @@ OPERATIONS = (
         # integer: codes in, codes (or 32-bit sums) out
         + "quantize qconv2d bconv2d qlinear blinear qmatmul bmatmul qadd qmul requantize qprelu lut qmean dequantize".split()
         # spiking: spikes in, 32-bit currents out, and the neuron between them
-        + "iadd isum integrate readout".split()
+        + "iadd isum integrate accumulate difference readout".split()
     )
     | ACTIVATIONS
     | VIEWS

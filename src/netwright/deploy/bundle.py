@@ -153,7 +153,7 @@ class Bundle:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """Engines that the bundle has files for: c99 always; onnx, openvino, qonnx, torch where they were asked for."""
+        """Engines that the bundle has files for: c99 always; onnx, openvino, qonnx, nir, torch where they were asked for."""
         return backends(self.manifest["files"])
 
     @property

@@ -5,6 +5,7 @@
 | onnx | model.onnx | ONNX Runtime; float, int8, ternary |
 | openvino | model.xml, model.bin | OpenVINO; float, int8, binary |
 | qonnx | model.qonnx | FINN, hls4ml; float, int8, ternary, binary |
+| nir | model.nir | neuromorphic simulators and chips; spiking |
 | torch | model.pt2 | PyTorch, with the compiled network as an operator; everything that compiles to C |
 """
 
@@ -37,6 +38,12 @@ def _qonnx(graph: Graph) -> dict[str, bytes]:
     return {"model.qonnx": to_qonnx(graph)}
 
 
+def _nir(graph: Graph) -> dict[str, bytes]:
+    from netwright.deploy.nir import nir_bytes
+
+    return {"model.nir": nir_bytes(graph)}
+
+
 def _torch(graph: Graph) -> dict[str, bytes]:
     import torch
 
@@ -48,9 +55,10 @@ def _torch(graph: Graph) -> dict[str, bytes]:
 
 
 EXPORTS: dict[str, Callable[[Graph], dict[str, bytes]]] = {
-    "onnx": _onnx, "openvino": _openvino, "qonnx": _qonnx, "torch": _torch,
+    "onnx": _onnx, "openvino": _openvino, "qonnx": _qonnx, "nir": _nir, "torch": _torch,
 }  # fmt: skip
-FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin"), "qonnx": ("model.qonnx",), "torch": ("model.pt2",)}
+FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin"), "qonnx": ("model.qonnx",), "nir": ("model.nir",),
+         "torch": ("model.pt2",)}  # fmt: skip
 
 
 def export(graph: Graph, names: Iterable[str]) -> tuple[dict[str, bytes], list[str]]:

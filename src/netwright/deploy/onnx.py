@@ -38,8 +38,9 @@ SIGNED = 128  # zero point of signed codes
 FEW_ROWS = 8  # from here on a product of bytes is faster than one of two bits
 Ternary = Literal["refuse", "int8", "nbits", "auto"]
 _KEEP = "Deploy this form as C (c99)."
+_OVER_TIME = ("integrate", "iadd", "isum", "accumulate", "difference", "readout")
 _REFUSED = {
-    **dict.fromkeys(("integrate", "iadd", "isum", "readout"), f"ONNX has no neurons that keep a state over time steps. {_KEEP}"),
+    **dict.fromkeys(_OVER_TIME, f"ONNX has no neurons that keep a state over time steps. {_KEEP}"),
     **dict.fromkeys(("bconv2d", "blinear"), f"ONNX has no binary layers; in float they would save nothing. {_KEEP}"),
 }
 

@@ -9,7 +9,7 @@ NORMS = frozenset({"batch_norm", "layer_norm", "group_norm", "affine", "requanti
 FOLLOWS = ACTIVATIONS | NORMS | {"lut", "reshape", "dequantize", "softmax"}
 MERGES = frozenset("add sub mul div cat qadd qmul iadd".split())
 POOLS = frozenset("max_pool2d avg_pool2d mean qmean isum interpolate".split())
-SPIKING = frozenset("integrate iadd isum readout".split())
+SPIKING = frozenset("integrate iadd isum accumulate difference readout".split())
 INTEGER = frozenset("quantize dequantize qadd qmul requantize qprelu lut qmean".split())
 
 

@@ -125,8 +125,8 @@ def _channelwise(p: Tensor, x: Tensor) -> Tensor:
 
 def _max_pool(n: Node, w: Weights, x: Tensor) -> Tensor:
     a = n.attrs
-    pooled = F.max_pool2d(x.float(), a["kernel"], a["stride"], a["padding"], 1, a.get("ceil", False))
-    return pooled.to(x.dtype)  # codes are whole numbers below 2^24: exact in float32
+    exact = x.double() if x.dtype == torch.int32 else x.float()  # sums may pass 2^24, codes do not
+    return F.max_pool2d(exact, a["kernel"], a["stride"], a["padding"], 1, a.get("ceil", False)).to(x.dtype)
 
 
 def _avg_pool(n: Node, w: Weights, x: Tensor) -> Tensor:
@@ -219,7 +219,9 @@ RUN: dict[str, Callable[..., Tensor]] = {
     "integrate": lambda n, w, x: nw.integrate(
         x, w["theta"], w["v0"], n.attrs["steps"], n.attrs["current_steps"], n.attrs["rule"], n.attrs["limit"]
     ),
-    "readout": lambda n, w, x: nw.readout(x, n.attrs["steps"], n.attrs["start"]),
+    "accumulate": lambda n, w, x: nw.accumulate(x, n.attrs["steps"]),
+    "difference": lambda n, w, x: nw.difference(x, n.attrs["steps"], n.attrs["current_steps"]),
+    "readout": lambda n, w, x: nw.readout(x, n.attrs["steps"], n.attrs["start"], w.get("v0")),
 }
 
 

@@ -1,8 +1,8 @@
 """Counting: operations, parameters and bytes of a Graph, at batch 1.
 
 MACs are those of the tracer (biases not counted). All time steps of a spiking network count once in ``macs``; what its
-events cost stands in ``synaptic_ops = sum over layers of r_l * T_l * MACs_l`` with r the share of non-zero input
-elements a step, as Merolla et al., Science 2014, count synaptic operations.
+events cost stands in ``synaptic_ops``: spikes times fan-out, the fan-out being MACs by input elements, as Merolla et al.,
+Science 2014, count synaptic operations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from netwright.core.cost import Cost, How, Quantity
 from netwright.core.graph import LEARNED, VIEWS, Graph, Node
 from netwright.core.target import Target
 from netwright.estimate.energy import energy
-from netwright.estimate.flow import BINARY, analog_layers, events_in, operand_bits, spikes, synaptic_layers
+from netwright.estimate.flow import BINARY, analog_layers, operand_bits, spikes, synaptic_operations
 
 
 def binary_ops(graph: Graph) -> int:
@@ -22,8 +22,8 @@ def binary_ops(graph: Graph) -> int:
 
 
 def synaptic_ops(graph: Graph) -> float:
-    """Additions that spikes cause: sum of rate * steps * MACs over the weighted layers that read spikes."""
-    return sum(events_in(graph, n) * n.macs for n in synaptic_layers(graph))
+    """Additions that spikes cause: over the weighted layers that they reach, spikes of all steps times fan-out."""
+    return sum(synaptic_operations(graph).values())
 
 
 def analog_macs(graph: Graph) -> int:
@@ -61,7 +61,7 @@ def cost(graph: Graph, target: Target | None = None) -> Cost:
         "peak_bytes": counted(graph.peak_bytes, "B", "largest sum of live tensors in execution order"),
         "binary_ops": counted(binary_ops(graph), "MAC", "products of 1-bit by 1-bit, a part of the MACs"),
         "synaptic_ops": counted(
-            synaptic_ops(graph), "additions", "rate * steps * MACs of the layers that read spikes, rates from data"
+            synaptic_ops(graph), "additions", "spikes * fan-out of the layers that they reach, rates from data"
         ),
         "analog_macs": counted(analog_macs(graph), "MAC", "MACs * steps of a spiking network's layers that read values"),
         "bops": counted(bops(graph), "bit op", "MACs * weight bits * activation bits"),

@@ -21,7 +21,7 @@ from netwright.core.cost import Quantity
 from netwright.core.errors import NetwrightError
 from netwright.core.graph import WEIGHTED, Graph, Node
 from netwright.core.target import Target
-from netwright.estimate.flow import BINARY, events_in, spikes
+from netwright.estimate.flow import BINARY, spikes, synaptic_operations
 
 RESCALE = {"mul_int32": 1, "add_int32": 1}
 # Events an output element.
@@ -42,6 +42,8 @@ ELEMENTWISE: dict[str, Mapping[str, float]] = {
     "qprelu": RESCALE,
     "integrate": {"add_int32": 2},
     "iadd": {"add_int32": 1},
+    "accumulate": {"add_int32": 1},
+    "difference": {"add_int32": 1},
 }
 # Events an input element.
 REDUCING: dict[str, Mapping[str, float]] = {
@@ -53,14 +55,14 @@ REDUCING: dict[str, Mapping[str, float]] = {
 }
 
 
-def _product(graph: Graph, node: Node, reads_spikes: bool) -> tuple[str, float]:
-    """(event, how many) for the products of one node."""
+def _product(graph: Graph, node: Node, additions: float | None) -> tuple[str, float]:
+    """(event, how many) for the products of one node; `additions` where spikes reach it."""
     if node.op in BINARY:
         return "mac_binary", node.macs
     if node.op == "qmatmul":
         return "mac_int8", node.macs
-    if reads_spikes:
-        return "add_int8", events_in(graph, node) * node.macs
+    if additions is not None:
+        return "add_int8", additions
     weight = graph.params.get(node.weights.get("weight", ""))
     if node.op not in WEIGHTED or weight is None or weight.kind == "float":
         return "mac_float32", node.macs
@@ -70,10 +72,10 @@ def _product(graph: Graph, node: Node, reads_spikes: bool) -> tuple[str, float]:
 def events(graph: Graph) -> dict[str, float]:
     """Event -> how often it happens in one inference at batch 1, all time steps."""
     found: Counter[str] = Counter()
-    trains, nodes = spikes(graph), graph.by_name
+    trains, nodes, reached = spikes(graph), graph.by_name, synaptic_operations(graph)
     for node in graph:
         if node.macs:
-            event, count = _product(graph, node, node.inputs[0] in trains)
+            event, count = _product(graph, node, reached.get(node.name))
             found[event] += count  # type: ignore[assignment]
         if "mult" in node.weights and node.op not in ("requantize", "qprelu"):
             found.update({e: k * node.spec.elements * node.spec.steps for e, k in RESCALE.items()})
@@ -86,19 +88,30 @@ def events(graph: Graph) -> dict[str, float]:
     return {event: count for event, count in sorted(found.items()) if count}
 
 
-def energy(graph: Graph, target: Target) -> Quantity:
-    """Modelled energy of one inference in pJ; `note` names every event, its constant and the constant's source.
+def priced(found: Mapping[str, float], target: Target) -> float:
+    """Energy in pJ of events on a target.
 
     Raises:
-        NetwrightError: the target has no constant for an event of this graph.
+        NetwrightError: the target has no constant for one of them.
     """
-    found = events(graph)
     if missing := sorted(found.keys() - target.energy_pj.keys()):
         raise NetwrightError(
             f"The target {target.name!r} gives no energy for {', '.join(missing)}. "
             f"It knows {', '.join(sorted(target.energy_pj))}; add the missing ones with a source under [energy_pj] and [source]."
         )
-    total = sum(count * target.energy_pj[event] for event, count in found.items())
+    return sum(count * target.energy_pj[event] for event, count in found.items())
+
+
+def energy(graph: Graph, target: Target) -> Quantity:
+    """Modelled energy of one inference in pJ; `note` names every event, its constant and the constant's source.
+
+    A spiking network has more to say: see `spiking_energy`.
+
+    Raises:
+        NetwrightError: the target has no constant for an event of this graph.
+    """
+    found = events(graph)
+    total = priced(found, target)
     note = "; ".join(
         f"{count:.4g} {event} x {target.energy_pj[event]:g} pJ ({target.source.get(event, 'no source given')})"
         for event, count in found.items()

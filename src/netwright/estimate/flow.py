@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from netwright.core.graph import WEIGHTED, Graph, Node
 
 BINARY = frozenset({"bconv2d", "blinear", "bmatmul"})
@@ -17,25 +19,39 @@ def spikes(graph: Graph) -> set[str]:
     return found
 
 
-def events_in(graph: Graph, node: Node) -> float:
-    """Spikes per input element over all steps: rate * T of the tensor that `node` reads."""
-    source = graph.by_name[node.inputs[0]].spec
-    return source.rate * source.steps
+def spikes_carried(graph: Graph) -> dict[str, float]:
+    """Name of each tensor that is made of spikes alone, or of sums of them -> how many of them it holds in all steps."""
+    found: dict[str, float] = {}
+    for node in graph:
+        held = [found[i] for i in node.inputs if i in found]
+        if node.op == "integrate":
+            found[node.name] = node.spec.rate * node.spec.elements * node.spec.steps
+        elif not held or len(held) < len(node.inputs):
+            continue
+        elif node.op in ("isum", "cat", "reshape", "permute"):
+            found[node.name] = sum(held)
+        elif node.op in CARRIES:
+            found[node.name] = node.spec.rate * node.spec.elements * node.spec.steps
+        elif node.op in WEIGHTED and not node.macs:  # sums of places, such as average pooling: it has no weights to multiply
+            window = math.prod(graph.params[node.weights["weight"]].shape[1:])
+            found[node.name] = held[0] * window * node.spec.elements / graph[node.inputs[0]].spec.elements
+    return found
 
 
-def synaptic_layers(graph: Graph) -> list[Node]:
-    """Weighted layers that read spikes."""
-    found = spikes(graph)
-    return [n for n in graph if n.op in WEIGHTED and n.inputs[0] in found]
+def synaptic_operations(graph: Graph) -> dict[str, float]:
+    """Weighted layer that spikes reach -> the additions that they cause: their number times the fan-out of an element.
+
+    Where spikes are summed before weights (average pooling), every one of them still reaches the weights behind the sum.
+    """
+    carried = spikes_carried(graph)
+    found = {n.name: n.inputs[0] for n in graph if n.macs and n.inputs[0] in carried}
+    return {name: carried[i] * graph[name].macs / graph[i].spec.elements for name, i in found.items()}
 
 
 def analog_layers(graph: Graph) -> list[Node]:
-    """Weighted layers of a spiking network that read values instead of spikes.
-
-    The first layer does its products once; a layer behind a sum of spikes does them in each of its `spec.steps` steps.
-    """
-    found = spikes(graph)
-    return [n for n in graph if n.op in WEIGHTED and n.inputs[0] not in found] if found else []
+    """Weighted layers of a spiking network that read values instead of spikes, in each of their `spec.steps` steps."""
+    reached = synaptic_operations(graph)
+    return [n for n in graph if n.macs and n.name not in reached] if spikes(graph) else []
 
 
 def operand_bits(graph: Graph, node: Node) -> tuple[int, int]:

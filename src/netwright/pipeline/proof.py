@@ -29,11 +29,12 @@ from netwright.pipeline.chain import Chain, Form
 from netwright.pipeline.devices import run_elsewhere
 from netwright.search.hypervolume import hypervolume
 from netwright.search.strategies import CATALOGUE as STRATEGIES
-from netwright.spike import convert, unroll
+from netwright.spike import convert, exits, unroll
 from netwright.train.distil.kd import KnowledgeDistillation
 from netwright.train.elastic import Sandwich
 
 ELSEWHERE = 8  # test images that run on other processors
+LOSS = 0.001  # share of right answers that stopping early may cost, on the validation split
 RATE_IMAGES = 512  # test images on which spike rates are observed; the accuracy is of the whole split
 
 
@@ -168,11 +169,15 @@ def write_facts(chain: Chain, forms: Mapping[str, Form], summary: Mapping[str, A
     recipe, found = chain.recipe, chain.searched
     over_time: list[tuple[int, float]] = []
     rates: dict[str, float] = {}
+    stops: Mapping[str, Any] = {}
     if "spiking" in forms:
         module = GraphModule(forms["spiking"].graph).eval()
         x, y = chain.task.test.x, chain.task.test.y
         over_time = list(enumerate(unroll.accuracy_over_time(module, (x, y)), 1))
         rates = unroll.spike_rates(module, x[:RATE_IMAGES])
+        held_out = chain.task.validation
+        early = exits.calibrate(module, (held_out.x, held_out.y), epsilon=LOSS)
+        stops = early.rule.evaluate(early.network(module), (x, y)).to_json()
     facts = {
         "name": recipe.name,
         "summary": summary,
@@ -187,6 +192,7 @@ def write_facts(chain: Chain, forms: Mapping[str, Form], summary: Mapping[str, A
             "hypervolume": search_quality(chain),
         },
         "accuracy_over_time": over_time,
+        "exit": stops,
         "spike_rates": rates,
         "layers": {name: table(form.graph) for name, form in forms.items()},
         "arena": draw_arena(emit(forms["float"].graph)) if "float" in forms else "",

@@ -14,28 +14,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from netwright import compress
 from netwright.compress import Compressor
 from netwright.compress.plan import kept
-from netwright.core.errors import DataError, NetwrightError
+from netwright.core.errors import NetwrightError
 from netwright.core.files import write_json
 from netwright.core.graph import Graph
-from netwright.deploy import c99
 from netwright.deploy.bundle import Bundle, write_bundle
-from netwright.design import GraphModule, merge, trace
-from netwright.measure.latency import time_side_by_side
-from netwright.pipeline.fitting import Fitting, Progress, TaskData
-from netwright.tasks import Task
-from netwright.train.evaluate import accuracy
+from netwright.design import GraphModule, trace
+from netwright.pipeline.fitting import Fitting, TaskData
+from netwright.pipeline.trained import TrainedNetwork
 from netwright.train.recipe import Recipe
 
 CHEAP: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -136,62 +129,15 @@ def weight_bytes(graph: Graph) -> int:
 
 
 @dataclass
-class Shrink:
-    """A network and a task, and what is common to all attempts at compressing it.
+class Shrink(TrainedNetwork):
+    """What is common to all attempts at compressing a network.
 
     Args:
-        module: float network, [N, C, H, W] -> logits [N, classes]; it is not changed.
-        task: the data.
-        batch_size, calibration: images a step, and images for ranges (of the training split).
-        seed: of everything random.
+        batch_size: images a step.
     """
 
-    module: nn.Module
-    task: Task
     batch_size: int = 64
-    calibration_size: int = 256
-    seed: int = 0
-    progress: Progress | None = None
     history: list[Point] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.module = merge(deepcopy(self.module)).eval()
-        example = self.task.train.tensor(torch.arange(1))
-        try:
-            with torch.no_grad():
-                out = self.module(example)
-        except Exception as error:
-            raise NetwrightError(
-                f"The network does not run on an input {list(example.shape)} of this data: {error} "
-                "Give --size to bring the images to its size, or a network for images of this shape."
-            ) from error
-        classes = len(self.task.classes)
-        if not isinstance(out, Tensor) or out.shape != (1, classes):
-            shape = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise DataError(
-                f"The network gives {shape} for one input; this data has {classes} classes, so it must give [1, {classes}]."
-            )
-
-    @cached_property
-    def example(self) -> Tensor:
-        return torch.zeros(1, *self.task.shape)
-
-    @cached_property
-    def calibration(self) -> Tensor:
-        order = torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(self.seed))
-        return self.task.train.tensor(order[: self.calibration_size])
-
-    @cached_property
-    def graph(self) -> Graph:
-        return trace(self.module, self.example)
-
-    @cached_property
-    def accuracy(self) -> float:
-        """Of the float network, on the test split."""
-        return self.score(self.module)
-
-    def score(self, module: nn.Module) -> float:
-        return accuracy(module, self.task.batches("test", 128, torch.Generator()))
 
     def expected(self, method: Compressor) -> Expected:
         """What the method will make of the network: its untrained result, counted."""
@@ -263,25 +209,11 @@ class Shrink:
         shutil.rmtree(folder)
         return 0
 
-    def latency(self, network: nn.Module, rounds: int = 15) -> tuple[float, float]:
-        """us of the float network's C program and of the compressed one's, side by side."""
-        x = np.zeros((1, *self.task.shape), np.float32)
-        with TemporaryDirectory() as folder:
-            graphs = {"float": self.graph, "compressed": trace(network, self.example)}
-            runs = {name: partial(c99.build(g, Path(folder) / name).run_one, x) for name, g in graphs.items()}
-            timed = time_side_by_side(runs, rounds=rounds, seed=self.seed)
-        return timed["float"].value, timed["compressed"].value
-
     def bundle(self, network: nn.Module, method: Compressor, point: Point, out: Path) -> Bundle:
         """The compressed network as a bundle, with what is known about it."""
         info = {"method": point.label, "accuracy": point.accuracy[1], "float_accuracy": point.accuracy[0], "seed": self.seed,
                 "task": self.task.to_json()}  # fmt: skip
         return write_bundle(trace(network, self.example), out, form=method.form, info=info)
-
-    def float_bundle(self, out: Path) -> Bundle:
-        """The float network as a bundle, to measure against."""
-        info = {"accuracy": self.accuracy, "seed": self.seed, "task": self.task.to_json()}
-        return write_bundle(self.graph, out, form="float", info=info)
 
     def check(self, point: Point, max_drop: float | None) -> None:
         """Raises AccuracyLost where more than `max_drop` points were lost; the message has the best point so far."""

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from netwright.report import units
-from netwright.report.plots import Bar, Point, Series, bars, line, scatter
+from netwright.report.plots import Bar, Point, Series, bars, histogram, line, scatter
 from netwright.report.table import latency_of
 
 Facts = Mapping[str, Any]
@@ -107,18 +107,28 @@ def _indicators(facts: Facts) -> dict[str, str]:
 
 
 def _over_time(facts: Facts) -> str:
-    """Accuracy of the spiking network after every step, beside that of the float network."""
+    """Accuracy of the spiking network after every step, beside that of the float network; the exit where it has one."""
     points = [(t, a) for t, a in facts.get("accuracy_over_time") or []]
+    stops = facts.get("exit") or {}
+    mark = [(stops["mean_steps"], stops["accuracy"])] if stops and points else []
     levels = {v["name"]: v["accuracy"] for v in facts["summary"]["variants"] if v["name"] == "float"}
     about = "Accuracy of the spiking network after each time step"
     return line(
-        [Series("spiking", points, "spiking")],
+        [Series("spiking", points, "spiking"), Series("exit, mean", mark, "chosen")],
         x_label="time step",
         y_label="accuracy so far",
         about=about,
         y_format=_share,
         levels=levels,
     )
+
+
+def _exits(facts: Facts) -> str:
+    """How many of the test inputs stop after each time step."""
+    counts = (facts.get("exit") or {}).get("histogram") or []
+    shares = [(t, n / sum(counts)) for t, n in enumerate(counts, 1)]
+    about = "Share of the test inputs that stop after each time step"
+    return histogram(shares, x_label="time step", y_label="inputs that stop", about=about, y_format=_share, cls="spiking")
 
 
 def _rates(facts: Facts) -> str:
@@ -132,6 +142,7 @@ def all_figures(facts: Facts) -> dict[str, Markup]:
         "front_bytes": _front(facts, "bytes", "float weights", units.size),
         "front_latency": _front(facts, "latency_us", "latency of the compiled float network", units.duration),
         "over_time": _over_time(facts),
+        "exits": _exits(facts),
         "rates": _rates(facts),
         **_forms(facts),
         **_training(facts),

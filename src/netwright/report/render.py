@@ -6,7 +6,7 @@
     search {strategy, trials [{number, arch, objectives {error, bytes, latency_us}, feasible}], front [number], chosen number,
             hypervolume {name: share}},
     history [{step, loss, accuracy}], indicators {form: [{step, NAME: value}]},
-    accuracy_over_time [[t, accuracy]], spike_rates {layer: rate},
+    accuracy_over_time [[t, accuracy]], exit {accuracy, mean_steps, histogram [inputs by step]}, spike_rates {layer: rate},
     layers {form: rows of estimate.table}, drawing (SVG), arena (SVG), bibliography [Paper as mapping], notes [text]
 """
 

@@ -23,7 +23,7 @@ def _bases(root: Path) -> list[Path]:
     return [c for c in sorted(root.iterdir()) if c.is_dir() and not c.name.startswith(".") and splits(c)]
 
 
-def _walk(root: Path) -> Iterator[tuple[str, bool]]:
+def walk(root: Path) -> Iterator[tuple[str, bool]]:
     """(path relative to root with slashes, is a folder) of all that lies in a split; links to files are followed."""
     for base in _bases(root):
         for split in sorted(base.iterdir()):
@@ -50,7 +50,7 @@ def read_folder(
         DataError: naming the file or the folder, and the cure.
     """
     try:
-        found = listing(str(root), _walk(root), lambda path: tuple(path.split("/"))).limited(limit, seed)
+        found = listing(str(root), walk(root), lambda path: tuple(path.split("/"))).limited(limit, seed)
     except OSError as error:
         raise DataError(f"{root} cannot be read ({error}). Check the permissions.") from None
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from netwright.core.errors import DataError
 from netwright.tasks.archive import read_archive
 from netwright.tasks.digits import read_digits
+from netwright.tasks.event_camera import read_digits_events
+from netwright.tasks.events import holds_events, read_event_folder
 from netwright.tasks.folder import read_folder
 from netwright.tasks.idx import idx_files, read_idx
 from netwright.tasks.npz import read_npz
@@ -26,6 +28,7 @@ Progress = Callable[[int, int, str], None]
 
 FORMATS = (
     "'digits' (built in); a folder or a .tar, .tar.gz, .tgz of images train/<class>/* and test/<class>/*; "
+    "such a folder of event files (.bin, .aedat, .npy, .npz), or 'digits-events' (built in, simulated); "
     "a folder of MNIST-style idx files; an .npz with x_train, y_train, x_test, y_test"
 )
 
@@ -47,15 +50,19 @@ def expand(data: str | Path) -> Path:
 def _read(data: str | Path, seed: int, limit: int | None, size: int | None, progress: Progress | None) -> Source:
     if data == "digits":
         return read_digits(seed=seed, size=size)
+    if data == "digits-events":
+        return read_digits_events(seed=seed, size=size)
     if not str(data).strip():
         raise DataError(f"No data given. Accepted: {FORMATS}.")
     path = expand(data)
     if not path.exists():
-        near = get_close_matches(str(data), ["digits"], cutoff=0.6)
-        raise DataError(f"There is no data at {path}. {'Did you mean digits? ' if near else ''}Accepted: {FORMATS}.")
+        near = get_close_matches(str(data), ["digits", "digits-events"], n=1, cutoff=0.6)
+        raise DataError(f"There is no data at {path}. {f'Did you mean {near[0]}? ' if near else ''}Accepted: {FORMATS}.")
     if path.is_dir():
         if idx_files(path):
             return read_idx(path, size=size)
+        if holds_events(path):
+            return read_event_folder(path, seed=seed, limit=limit, size=size, progress=progress)
         return read_folder(path, seed=seed, limit=limit, size=size, progress=progress)
     name = path.name.lower()
     if not path.is_file():
@@ -82,7 +89,7 @@ def load_task(
     """Load a data set, check it, and cut a validation split from its training examples.
 
     Args:
-        data: ``digits``, or a path; ``~`` and ``$NAME`` are expanded.
+        data: ``digits``, ``digits-events``, or a path; ``~`` and ``$NAME`` are expanded.
         seed: of every random choice (which examples go to validation; for digits also which to test).
         limit: use at most this many of the source's training examples, stratified; validation is cut from them.
         size: bring every image to size x size pixels (bilinear); only on request.

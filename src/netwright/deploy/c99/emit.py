@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netwright.core.decision import Confident, Control, Exit, exits
+from netwright.core.decision import Confident, Control, Exit, OverTime, exits
 from netwright.core.errors import BundleError
 from netwright.core.files import write_text
 from netwright.core.graph import Graph
@@ -98,7 +98,8 @@ def emit(
         name: prefix of the C functions, a C identifier.
         tree: of a dynamic network, which outputs are conditions and which are results (see `design.paths`); the function then
             computes only what the path of its input needs, and returns the number of the exit that it took. Of a spiking
-            network a `Confident`: time steps one by one until the answer is sure; it returns how many it took.
+            network a `Confident` or `Quiet`: time steps one by one until the answer is sure, or no neuron fires; it returns how
+            many it took.
         most_repeated: make the arena smaller by computing parts of the network strip by strip (see `patches`), where at most this
             share of all multiply-accumulates is done twice; None: no strips.
         dense_spikes: layers of spikes choose for each step, by density, between the event-driven form and products of all
@@ -114,7 +115,7 @@ def emit(
     graph = fold(graph)
     strips = Patched(graph, 0.0, {}) if most_repeated is None else patched(graph, most_repeated)
     graph = strips.graph
-    if isinstance(tree, Confident):
+    if isinstance(tree, OverTime):
         results: Sequence[int] = (0,)
         work = lower(graph, RULES, stepwise=True)
         lines: Sequence[Line] = over_time(work, tree)
@@ -134,12 +135,12 @@ def emit(
     split = {id(steps[i]) for i in shared(steps, graph)}
     functions, calls = _calls(lines, at, split)
     extra = ({CONFIDENT} if isinstance(tree, Confident) else set()) | ({TOGETHER} if split else set())
-    kernels = _kernels({s.kernel for s in steps} - {BRANCH, END} | extra)
+    headers = kernels({s.kernel for s in steps} - {BRANCH, END} | extra)
     arrays = "\n".join(_array(c, name) for c in consts.values())
     body = signature.body(calls)
     narrow = "#define NW_MULT16\n" if work.mult16 else ""
     pool = f"#if NETWRIGHT_THREADS > 1\n#define _GNU_SOURCE\n#define {TOGETHER} {name}_together\n#endif\n" if split else ""
-    source = "\n".join([f'{pool}#include "{name}.h"\n{narrow}', kernels, arrays, "\n".join(functions), body])
+    source = "\n".join([f'{pool}#include "{name}.h"\n{narrow}', headers, arrays, "\n".join(functions), body])
     weights = sum(c.data.nbytes for c in consts.values())
     intervals = [interval for _, interval in buffers]
     places = tuple(Place(interval, at[id(b)]) for b, interval in buffers)
@@ -227,7 +228,7 @@ def _pointer(p: Pointer, at: dict[int, int]) -> str:
     return f"a + {at[id(p.whole)] + p.start}"
 
 
-def _kernels(names: set[str]) -> str:
+def kernels(names: set[str]) -> str:
     """Text of the headers that define `names`, and of those they include, each once."""
     folder = resources.files("netwright.deploy.c99") / "kernels"
     texts = {f.name: f.read_text() for f in folder.iterdir() if f.name.endswith(".h")}

@@ -327,10 +327,11 @@ def linear(work: Lowering, node: Node) -> Value:
     last = len(x.shape) - 1
     x = replace(work.last(x, (last,)), columns=None)
     rows, order = x.elements // x.shape[-1], layout.channels_last(4)
-    image = replace(x, shape=(1, x.shape[-1], 1, rows), order=order)
+    rows *= x.steps  # all steps at once: the weights, more than all else, are read once
+    image = replace(x, shape=(1, x.shape[-1], 1, rows), order=order, steps=1)
     attrs = {**node.attrs, "stride": [1, 1], "pads": [0] * 4, "dilation": [1, 1]}
     y = convolve(work, node, image, w[:, :, None, None], attrs, 1, (1, w.shape[0], 1, rows))
-    return replace(y, shape=(*x.shape[:-1], w.shape[0]), order=x.order)
+    return replace(y, shape=(*x.shape[:-1], w.shape[0]), order=x.order, steps=x.steps)
 
 
 def matmul(work: Lowering, node: Node) -> Value:
@@ -533,16 +534,46 @@ def integrate(work: Lowering, node: Node) -> Value:
     return y
 
 
+def accumulate(work: Lowering, node: Node) -> Value:
+    return _in_time(work, node, "nw_running_sums", "steps", int(node.attrs["steps"]))
+
+
+def difference(work: Lowering, node: Node) -> Value:
+    return _in_time(work, node, "nw_changes", "current_steps", 2)
+
+
+def _in_time(work: Lowering, node: Node, kernel: str, declared: str, grows: int) -> Value:
+    """A current, in all its steps at once, whose largest value is at most `grows` times that of its source."""
+    x, a = work.values[node.inputs[0]], node.attrs
+    if x.type != "i32" or x.steps != (1 if work.stepwise else a[declared]):
+        raise work.refuse(f"of {x.type} over {x.steps} steps where {a[declared]} were declared")
+    bound = x.bound * grows
+    if work.stepwise:
+        y, last = work.new(x, spikes=False, bound=bound if bound < 2**31 else 0), Buffer(x.elements * 4)
+        work.step("nw_clear", [last], x.elements, writes=last)
+        work.step(f"{kernel}_step", [x.at, y.at, last], x.elements, writes=buffer(y))
+        return y
+    y = work.new(x, steps=int(a["steps"]), spikes=False, bound=bound if bound < 2**31 else 0)
+    work.step(kernel, [x.at, y.at], x.steps, y.steps, x.elements, writes=buffer(y))
+    return y
+
+
 def readout(work: Lowering, node: Node) -> Value:
     x, a = work.values[node.inputs[0]], node.attrs
     if x.type != "i32" or x.steps != (1 if work.stepwise else a["steps"]):
         raise work.refuse(f"of {x.type} over {x.steps} steps where {a['steps']} were declared")
+    start, channels = work.ints("v0"), x.shape[1]
+    v0 = None if start is None else work.const(np.broadcast_to(start, (channels,)).astype(np.int32), "v0")
+    x = x if v0 is None else work.channels_last(x)
     y = work.new(x, steps=1)
     if work.stepwise:
-        work.step("nw_clear", [y.at], y.elements, writes=buffer(y))
+        if v0 is None:
+            work.step("nw_clear", [y.at], y.elements, writes=buffer(y))
+        else:
+            work.step("nw_rest", [v0, y.at], y.elements // channels, channels, "NW_IF", 0, writes=buffer(y))
         work.step("nw_accumulate", [x.at, y.at], y.elements, writes=buffer(y))
         return y
-    work.step("nw_readout", [x.at, y.at], x.steps, int(a["start"]), x.elements, writes=buffer(y))
+    work.step("nw_readout", [x.at, v0, y.at], x.steps, int(a["start"]), x.elements, channels, writes=buffer(y))
     return y
 
 
@@ -550,5 +581,5 @@ RULES: dict[str, Rule] = {
     "quantize": quantize, "dequantize": dequantize, "qconv2d": conv2d, "bconv2d": conv2d, "qlinear": linear, "blinear": linear,
     "qmatmul": matmul, "bmatmul": matmul,
     "qadd": qadd, "qmul": qmul, "requantize": requantize, "qprelu": qprelu, "lut": lut, "qmean": qmean, "isum": isum,
-    "iadd": iadd, "integrate": integrate, "readout": readout,
+    "iadd": iadd, "integrate": integrate, "accumulate": accumulate, "difference": difference, "readout": readout,
 }  # fmt: skip

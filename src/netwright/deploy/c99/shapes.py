@@ -69,10 +69,11 @@ def take(work: Lowering, node: Node) -> Value:
     x, index = work.values[node.inputs[0]], work.ints("index")
     assert index is not None
     dim = node.attrs["dim"] % len(x.shape)
-    x, (before, of, after) = work.together(x, (dim,))
+    at = x.order.index(dim)
+    before, after = (math.prod(x.shape[d] for d in dims) for dims in (x.order[:at], x.order[at + 1 :]))
     y = work.new(x, shape=tuple(index.size if d == dim else n for d, n in enumerate(x.shape)))
     rows = work.const(index.astype(np.int32), "index")
-    work.step("nw_take", [x.at, rows, y.at], before, of, index.size, after * x.itemsize, writes=buffer(y))
+    work.step("nw_take", [x.at, rows, y.at], before * x.steps, x.shape[dim], index.size, after * x.itemsize, writes=buffer(y))
     return y
 
 
@@ -178,7 +179,7 @@ def pad(work: Lowering, node: Node) -> Value:
 def max_pool2d(work: Lowering, node: Node) -> Value:
     x, a = work.images(work.values[node.inputs[0]]), node.attrs
     (_, c, h, w), (oh, ow) = x.shape, node.spec.shape[2:]
-    y = work.new(x, shape=(1, c, oh, ow))
+    y = work.new(x, shape=(1, c, oh, ow), bound=x.bound)
     sizes = (x.steps, h, w, c, oh, ow, *a["kernel"], *a["stride"], *a["padding"])
     work.step(f"nw_max_pool_{x.type}", [x.at, y.at], *sizes, writes=buffer(y))
     return work.batched(y, node)

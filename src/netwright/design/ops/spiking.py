@@ -74,12 +74,40 @@ def _(current, theta, v0, steps, current_steps, rule, limit):
     return current.new_empty((current.shape[0] // current_steps * steps, *current.shape[1:]), dtype=torch.int8)
 
 
+@torch.library.custom_op("netwright::accumulate", mutates_args=())
+def accumulate(current: Tensor, steps: int) -> Tensor:
+    """Running sum over time, y_t = x_1 + ... + x_t: int32 [T*N, ...], the same shape."""
+    return _time(current, steps).to(torch.int64).cumsum(0).flatten(0, 1).to(torch.int32)
+
+
+@accumulate.register_fake
+def _(current, steps):
+    return torch.empty_like(current, dtype=torch.int32)
+
+
+@torch.library.custom_op("netwright::difference", mutates_args=())
+def difference(current: Tensor, steps: int, current_steps: int) -> Tensor:
+    """Change from step to step, y_1 = x_1, y_t = x_t - x_(t-1), the inverse of `accumulate`: int32 [S*N, ...] -> [T*N, ...].
+
+    Of a constant current (S = `current_steps` = 1) that is the current in the first step and nothing after.
+    """
+    x = _time(current, current_steps).to(torch.int64)
+    later = x[1:] - x[:-1] if current_steps > 1 else torch.zeros_like(x).expand(steps - 1, *x.shape[1:])
+    return torch.cat([x[:1], later]).flatten(0, 1).to(torch.int32)
+
+
+@difference.register_fake
+def _(current, steps, current_steps):
+    return current.new_empty((current.shape[0] // current_steps * steps, *current.shape[1:]), dtype=torch.int32)
+
+
 @torch.library.custom_op("netwright::readout", mutates_args=())
-def readout(current: Tensor, steps: int, start: int) -> Tensor:
-    """Sum of the output currents of steps `start`..`steps`-1: int32 [T*N, K] -> [N, K]."""
-    return _time(current, steps)[start:].to(torch.int64).sum(0).to(torch.int32)
+def readout(current: Tensor, steps: int, start: int, v0: Tensor | None = None) -> Tensor:
+    """Sum of the output currents of steps `start`..`steps`-1, from `v0` (int32 [K]) or 0: int32 [T*N, K] -> [N, K]."""
+    total = _time(current, steps)[start:].to(torch.int64).sum(0)
+    return (total if v0 is None else total + v0.reshape(-1, *[1] * (total.dim() - 2))).to(torch.int32)
 
 
 @readout.register_fake
-def _(current, steps, start):
+def _(current, steps, start, v0=None):
     return current.new_empty((current.shape[0] // steps, *current.shape[1:]), dtype=torch.int32)

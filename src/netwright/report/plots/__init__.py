@@ -2,6 +2,7 @@
 
 from netwright.report.plots.bars import Bar as Bar
 from netwright.report.plots.bars import bars as bars
+from netwright.report.plots.histogram import histogram as histogram
 from netwright.report.plots.line import Series as Series
 from netwright.report.plots.line import line as line
 from netwright.report.plots.scatter import Point as Point

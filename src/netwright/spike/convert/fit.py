@@ -1,105 +1,123 @@
-"""Fit: threshold, initial potential and bias of a layer of neurons with the neuron itself, T steps long, in the loop.
+"""Fit: every layer of neurons is chosen with the real T-step neuron in the loop, on the spikes that really reach it.
 
-For each channel, on the integer currents that the already fixed earlier layers really send,
+Layer by layer, in one pass over the calibration images, without gradients and without labels:
 
-    theta, v0 = argmin over a grid of mean (theta/T sum_t s_t - a)^2,     a: the float network's activation
-    bias     += mean (a - theta/(T-w) sum_{t>=w} s_t)       after w steps: what the steady state lacks, in every step
-    v0       += T mean (a - theta/T sum_t s_t)              what start-up lacks, once
+    W, b      ridge regression of the float network's sums on the decoded spikes that arrive              (see `refit`)
+    theta_c   argmin over shares of the largest activation of  mean (theta/T sum_t s_t - a)^2;   a: the float activation
+    b_c      += mean (a - theta/(T-w) sum_{t>=w} s_t)       after w steps: what the steady state lacks, in every step
+    v_c(0)   += T mean (a - theta/T sum_t s_t)              what start-up lacks, once
 
-each kept where it lowers the channel's error. One forward pass, no gradients. Both corrections are those of Li et al. 2021
-(layer-wise calibration of bias and of initial potential), here one after the other.
+theta, b and v(0) are tried on sampled positions, and kept where they lower the channel's error. So all errors that time
+makes (clipping, rounding, uneven arrival) are in what is minimised, for the wanted T; thresholds for another T are others.
+
+`neuron` says what stands at rectified points. "binary": spikes of 0 and 1. "bipolar": a neuron that also takes back a spike
+that it sent too early (see `signed`), which closes most of the gap of residual networks but needs hardware with signed
+spikes. Linear points have signed spikes either way.
+
+The corrections of bias and potential are those of Li et al. 2021 (light calibration), one after the other; thresholds by
+simulation and weights by regression are this project's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-SAMPLES = 1024  # positions (image and pixel) that the error is estimated on
+from netwright.core.paper import Paper
+from netwright.spike.convert.calibrated import Calibrated, Seen
+from netwright.spike.convert.lower import Settings
+from netwright.spike.convert.mmse import LI
+from netwright.spike.convert.program import Region
+from netwright.spike.convert.refit import refit
+from netwright.spike.convert.simulate import sample, spike_sum
+
+GRID = 8  # settings that are simulated side by side
 
 
-def sample(x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-    """Positions drawn from a current or an activation: [steps*N, C, ...] -> [steps, P, C] in float32."""
-    t = x.reshape(steps, x.shape[0] // steps, x.shape[1], -1)
-    positions = t.shape[1] * t.shape[3]
-    if positions <= SAMPLES:
-        return t.permute(0, 1, 3, 2).reshape(steps, positions, t.shape[2]).to(torch.float32)
-    chosen = torch.randint(positions, (SAMPLES,), generator=generator)
-    image, pixel = chosen // t.shape[3], chosen % t.shape[3]
-    return t[:, image, :, pixel].permute(1, 0, 2).to(torch.float32)
+@dataclass(frozen=True)
+class Fit(Calibrated):
+    """Simulation in the loop.
 
-
-def spike_sum(x: Tensor, theta: Tensor, v0: Tensor, steps: int, signed: bool, window: int = 0) -> Tensor:
-    """Sum of the spikes of steps `window`..`steps`-1 for currents x [S, P, C] and settings theta, v0 [K, 1, C]: [K, P, C]."""
-    v = v0.expand(theta.shape[0], x.shape[1], x.shape[2]).clone()
-    total = torch.zeros_like(v)
-    for t in range(steps):
-        v += x[t % x.shape[0]]
-        s = (v >= theta).to(v.dtype)
-        if signed:
-            s -= (v <= -theta).to(v.dtype)
-        v -= s * theta
-        if t >= window:
-            total += s
-    return total
-
-
-def fit(
-    current: Tensor,
-    target: Tensor,
-    theta: Tensor,
-    v0: Tensor,
-    *,
-    current_steps: int,
-    steps: int,
-    signed: bool,
-    multiples: Sequence[float],
-    starts: Sequence[float],
-    bias_rounds: int,
-    window: int = 0,
-    potential_rounds: int = 0,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Whole-number theta, v0 and bias correction, each int64 [C].
-
-    Args:
-        current: int32 [current_steps*N, C, ...]; `target` float [N, C, ...] in the same unit.
-        theta, v0: the settings to start from, whole numbers [C]; always among the candidates.
-        window: first step that the bias correction counts; the grid and the v(0) correction count all steps.
-        multiples: candidates of theta as multiples of the given one; `starts` of v0 as multiples of theta.
+    Attributes:
+        neuron: of rectified points: binary (0, 1), or bipolar (-1, 0, 1, its sum never below zero).
+        shares: candidates of theta, as shares of the channel's largest activation.
+        starts: candidates of v(0) at rectified points, as shares of theta.
+        bias_rounds, potential_rounds: trials of the bias and of the v(0) correction; 0 for none.
+        windows: shares of T after which the bias is measured. Each gives a network; the one that agrees most often with the
+            float network on calibration images that were not used to make it is kept.
+        prices: candidates for the price of moving weights, as shares of the inputs' variance; none leaves them as they are.
+        points: positions that the regression looks at; `rounds` of it for the part behind the rectifier.
+        samples: positions that the errors are estimated on.
     """
-    seed = int(torch.randint(2**31, (), generator=generator))
-    x = sample(current, current_steps, torch.Generator().manual_seed(seed))
-    a = sample(target, 1, torch.Generator().manual_seed(seed))[0]
-    grid = [(m * theta).round().clamp(min=1) for m in multiples]
-    thetas = torch.stack([theta, *(t for t in grid for _ in starts)]).to(torch.float32)[:, None]
-    v0s = torch.stack([v0, *((f * t).floor() for t in grid for f in starts)]).to(torch.float32)[:, None]
 
-    def error(thetas: Tensor, v0s: Tensor, bias: Tensor, window: int) -> tuple[Tensor, Tensor]:
-        sums = spike_sum(x + bias, thetas, v0s, steps, signed, window)
-        difference = a - thetas / (steps - window) * sums
-        return difference.square().mean(1), difference.mean(1)
+    images: int = 1024
+    neuron: Literal["binary", "bipolar"] = "binary"
+    shares: tuple[float, ...] = tuple(k / 16 for k in range(1, 17))
+    starts: tuple[float, ...] = (0.5,)
+    bias_rounds: int = 4
+    potential_rounds: int = 0
+    windows: tuple[float, ...] = (0.0,)
+    prices: tuple[float, ...] = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+    points: int = 32768
+    rounds: int = 2
+    samples: int = 2048
 
-    bias = torch.zeros_like(theta, dtype=torch.float32)
-    errors, _ = error(thetas, v0s, bias, 0)
-    best = errors.argmin(0, keepdim=True)[:, None]
-    thetas, v0s = thetas.gather(0, best), v0s.gather(0, best)
+    name: ClassVar[str] = "fit"
+    paper: ClassVar[Paper] = LI
 
-    least, mean = error(thetas, v0s, bias, window)
-    for _ in range(bias_rounds):
-        tried = (bias + mean[0]).round()
-        errors, means = error(thetas, v0s, tried, window)
-        better = errors < least
-        bias, least = torch.where(better[0], tried, bias), torch.where(better, errors, least)
-        mean = torch.where(better, means, mean / 2)
+    def variants(self) -> tuple[Calibrated, ...]:
+        distinct = {int(w * self.steps): w for w in self.windows} if self.bias_rounds else {0: 0.0}
+        return tuple(replace(self, windows=(w,)) for w in distinct.values())
 
-    least, mean = error(thetas, v0s, bias, 0)
-    for _ in range(potential_rounds):
-        start = (v0s + steps * mean[:, None]).round()
-        errors, means = error(thetas, start, bias, 0)
-        better = errors < least
-        v0s, least = torch.where(better[:, None], start, v0s), torch.where(better, errors, least)
-        mean = torch.where(better, means, mean / 2)
-    return thetas.reshape(-1).to(torch.int64), v0s.reshape(-1).to(torch.int64), bias.reshape(-1).to(torch.int64)
+    def refit(self, region: Region, fed: Mapping[str, Tensor], wanted: Tensor, rectified: bool,
+              generator: torch.Generator) -> Region:  # fmt: skip
+        if not self.prices:
+            return region
+        return refit(region, fed, wanted, rectified=rectified, prices=self.prices, points=self.points, rounds=self.rounds,
+                     generator=generator)  # fmt: skip
+
+    def settle(self, seen: Seen) -> Settings:
+        seed = int(torch.randint(2**31, (), generator=seen.generator))
+        x = sample(seen.current, seen.current_steps, self.samples, torch.Generator().manual_seed(seed))
+        a = sample(seen.target, 1, self.samples, torch.Generator().manual_seed(seed))[0]
+        signed, steps = seen.layer.signed, self.steps
+        rule = "bipolar" if signed else "memory" if self.neuron == "bipolar" else "if"
+
+        def error(theta: Tensor, v0: Tensor, bias: Tensor, window: int) -> tuple[Tensor, Tensor]:
+            sums = spike_sum(x, theta, v0, bias, steps, rule, window=window)
+            lacking = a - theta / (steps - window) * sums
+            return lacking.square().mean(1, keepdim=True), lacking.mean(1, keepdim=True)
+
+        def corrected(theta: Tensor, v0: Tensor, bias: Tensor, window: int, rounds: int) -> tuple[Tensor, Tensor]:
+            """The bias after some rounds, and the error over all steps."""
+            least, mean = error(theta, v0, bias, window)
+            for _ in range(rounds):
+                moved = (bias + mean).round()
+                errors, means = error(theta, v0, moved, window)
+                better = errors < least
+                bias, least = torch.where(better, moved, bias), torch.where(better, errors, least)
+                mean = torch.where(better, means, mean / 2)
+            return bias, error(theta, v0, bias, 0)[0] if window else least
+
+        grid = [((m * seen.theta).round().clamp(min=1), f) for m in self.shares for f in ((0.0,) if signed else self.starts)]
+        thetas = torch.stack([t for t, _ in grid]).float()[:, None]
+        v0s = torch.stack([(f * t).floor() for t, f in grid]).float()[:, None]
+        window = int(self.windows[0] * steps)
+        tried = [corrected(t, v, torch.zeros_like(t), window, self.bias_rounds)
+                 for t, v in zip(thetas.split(GRID), v0s.split(GRID), strict=True)]  # fmt: skip
+        best = torch.cat([errors for _, errors in tried]).argmin(0, keepdim=True)
+        theta, v0, bias = (t.gather(0, best) for t in (thetas, v0s, torch.cat([b for b, _ in tried])))
+
+        least, mean = error(theta, v0, bias, 0)
+        for _ in range(self.potential_rounds):
+            start = (v0 + steps * mean).round()
+            errors, means = error(theta, start, bias, 0)
+            better = errors < least
+            v0, least = torch.where(better, start, v0), torch.where(better, errors, least)
+            mean = torch.where(better, means, mean / 2)
+        theta, v0, bias = (t.reshape(-1).to(torch.int64) for t in (theta, v0, bias))
+        return Settings(theta, v0, bias, rule)

@@ -3,8 +3,9 @@
 A *region* is a sum of weighted terms (convolution, matrix product, shortcut, average pooling) over tensors that spikes
 carry, plus a bias a channel. A *neuron* stands behind each region: an integrate-and-fire neuron where the float network has
 a rectifier, a bipolar one at a linear point (bottleneck output, residual sum without rectifier, depthwise convolution that
-feeds a pointwise one). Batch norm, affine maps and constant factors fold into the weights of the region; max pooling moves
-before the neuron, with which it commutes; channel slices, concatenations and sums over the image act on spikes.
+feeds a pointwise one). Batch norm, affine maps and constant factors fold into the weights of the region, and so does average
+pooling where that costs at most twice the synapses; max pooling moves before the neuron, with which it commutes; slices,
+concatenations, choices of channels, rows and columns, and sums over the image act on spikes.
 
 `read.read` makes the program of a float Graph; a program runs in floating point with any rule in the place of its neurons.
 """
@@ -12,10 +13,11 @@ before the neuron, with which it commutes; channel slices, concatenations and su
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,6 +55,16 @@ class Term:
         per_group = gain.reshape(groups, 1, -1).expand(groups, self.weight.shape[0] // groups, -1)
         return replace(self, weight=self.weight * per_group.reshape(self.weight.shape[0], -1, 1, 1))
 
+    def rows(self, index: Tensor) -> Term | None:
+        """The term of the output channels `index` [O']; None where they do not keep to the groups of the convolution."""
+        if self.op == "linear" or self.attrs["groups"] == 1:
+            return replace(self, weight=self.weight[index])
+        groups, each = self.attrs["groups"], len(index) // self.attrs["groups"]
+        owner = torch.div(index, len(self.weight) // groups, rounding_mode="floor")
+        if len(index) % groups or not torch.equal(owner, torch.arange(groups).repeat_interleave(each)):
+            return None
+        return replace(self, weight=self.weight[index])
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -68,6 +80,14 @@ class Region:
 
     def affine(self, scale: Tensor, offset: Tensor) -> Region:
         return replace(self, terms=tuple(t.scaled(scale) for t in self.terms), bias=self.bias * scale + offset)
+
+    def rows(self, index: Tensor) -> Region | None:
+        """The region of the output channels `index`, which may repeat; None where that cannot be had from these terms."""
+        terms = [t.rows(index) for t in self.terms]
+        if self.post or any(t is None for t in terms):
+            return None
+        shape = (self.shape[0], len(index), *self.shape[2:])
+        return replace(self, shape=shape, terms=tuple(t for t in terms if t is not None), bias=self.bias[index])
 
     def then(self, node: Node) -> Region:
         return replace(self, shape=node.spec.shape, post=(*self.post, node), inner=self.inner or self.shape)
@@ -103,7 +123,11 @@ class Neuron:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """slice, cat or reshape of spike tensors, or isum (their sum over the image)."""
+    """Spikes elsewhere: slice, cat, reshape, take, expand or pad of spike tensors, or their sums: isum over the image, sum_pool
+    over windows.
+
+    `shape` with batch 1; `weights` holds the places that take reads (`index`).
+    """
 
     name: str
     op: str
@@ -111,15 +135,38 @@ class View:
     attrs: Mapping[str, Any]
     shape: tuple[int, ...]
     path: str
+    weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __call__(self, *xs: Tensor) -> Tensor:
+        a, x = self.attrs, xs[0]
         if self.op == "cat":
-            return torch.cat(xs, 1)
+            return torch.cat(xs, a["dim"])
         if self.op == "slice":
-            return xs[0][:, self.attrs["start"] : self.attrs["end"] : self.attrs["step"]]
+            return x[(slice(None),) * a["dim"] + (slice(a["start"], a["end"], a["step"]),)]
+        if self.op == "take":
+            return x.index_select(a["dim"], torch.from_numpy(self.weights["index"]))
+        if self.op == "expand":
+            return x.expand(x.shape[0], *self.shape[1:])
+        if self.op == "pad":
+            return F.pad(x, a["pad"])
         if self.op == "isum":
-            return xs[0].sum((2, 3), keepdim=True)
-        return xs[0].reshape(xs[0].shape[0], *self.shape[1:])
+            return x.sum((2, 3), keepdim=True)
+        if self.op == "sum_pool":
+            return F.avg_pool2d(x, a["kernel"], a["stride"], a["padding"], divisor_override=1)
+        return x.reshape(x.shape[0], *self.shape[1:])
+
+    def worth(self, *sources: Tensor) -> Tensor:
+        """What one spike of each channel is worth, from what it is worth in the sources: [C] each."""
+        a, given = self.attrs, sources[0]
+        if self.op == "cat":
+            return torch.cat(sources)
+        if self.op == "slice" and a["dim"] == 1:
+            return given[a["start"] : a["end"] : a["step"]]
+        if self.op == "take" and a["dim"] == 1:
+            return given[torch.from_numpy(self.weights["index"])]
+        if self.op == "reshape":
+            return given.repeat_interleave(self.shape[1] // len(given))
+        return given
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +183,14 @@ class Program:
 
     def __call__(self, x: Tensor, neuron: Callable[[Neuron, Tensor], Tensor]) -> Tensor:
         """Run in floating point; `neuron(layer, z)` turns a region's sum into what the next regions see."""
+        return self.head(self.values(x, neuron))
+
+    def values(self, x: Tensor, neuron: Callable[[Neuron, Tensor], Tensor]) -> dict[str, Tensor]:
+        """The input and what every neuron and view gives, as in `__call__`."""
         tensors = {self.input.name: x}
         for step in self.steps:
             if isinstance(step, Neuron):
                 tensors[step.name] = neuron(step, step.region(tensors))
             else:
                 tensors[step.name] = step(*(tensors[s] for s in step.sources))
-        return self.head(tensors)
+        return tensors

@@ -1,195 +1,64 @@
 """Read: a float Graph to a Program, and the reasons where it has none.
 
-The graph is walked once; neurons are made on demand, so a rectifier that follows a sum gets the only neuron.
+The graph is walked once, one method an operation; `wiring` makes spikes and regions of the values, `places` moves them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from netwright.core.errors import Unsupported
-from netwright.core.graph import Graph, Node
+from netwright.core.graph import Graph, Node, Spec
+from netwright.spike.convert.places import Places
 from netwright.spike.convert.program import Neuron, Program, Region, Term, View
-
-WHO = "ANN-to-SNN conversion"
-WAY_OUT = {
-    "mul": "Products of two tensors (gates, attention) have no spiking form here: choose a block without gates.",
-    "gelu": "Train with a rectifier (relu, relu6) in its place.",
-    "silu": "Train with a rectifier (relu, relu6) in its place.",
-    "hardswish": "Train with a rectifier (relu, relu6) in its place.",
-    "sigmoid": "Gates have no spiking form here: choose a block without squeeze-and-excitation.",
-    "layer_norm": "Its statistics depend on the input: train with batch norm, which folds into the weights.",
-    "group_norm": "Its statistics depend on the input: train with batch norm, which folds into the weights.",
-}
-DEFAULT_WAY_OUT = (
-    "Convertible are conv2d, linear, batch_norm, relu, relu6, hardtanh, add, sub, constant factors, mean over the image, "
-    "avg_pool2d, max_pool2d, reshape, and slice and cat of channels."
-)
+from netwright.spike.convert.wiring import APPROXIMATE, Moved, Parts, Refused, Spikes, Sum, places_of
 
 
-# What a float node stands for while the graph is read. Equality is identity: one value, one set of neurons.
-@dataclass(eq=False)
-class _Spikes:
-    """Channels of a spike tensor (or of the coded input), each worth `gain` times its amplitude."""
-
-    source: str
-    gain: Tensor
-    shape: tuple[int, ...]
-
-
-@dataclass(eq=False)
-class _Sum:
-    """A region, behind an activation unless `act` is None: (signed, cap)."""
-
-    region: Region
-    act: tuple[bool, float | None] | None = None
-    shared: bool = False
-    shape: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.shape = self.region.shape
-
-
-@dataclass(eq=False)
-class _Parts:
-    """Channels side by side that have not been joined yet."""
-
-    values: list[Any]
-    name: str
-    path: str
-    shape: tuple[int, ...]
-
-
-class _Refused(Exception):
-    pass
-
-
-class _Reader:
-    def __init__(self, graph: Graph, signed: bool):
-        self.graph, self.signed = graph, signed
-        self.steps: list[Neuron | View] = []
-        self.made: dict[int, _Spikes] = {}
-        self.keep: list[Any] = []  # values stay alive, so that id() stays unique
-        self.names: set[str] = {n.name for n in graph if n.op == "input"}
-        self.errors: list[Unsupported] = []
-        self.node: Node = graph.nodes[0]
-
-    # -- helpers of the walk ---------------------------------------------------------------------------------------
-    def refuse(self, op: str = "", path: str | None = None, way_out: str = "") -> _Refused:
-        op = op or self.node.op
-        where = self.node.path or self.node.name if path is None else path
-        self.errors.append(Unsupported(WHO, op, where, way_out or WAY_OUT.get(op, DEFAULT_WAY_OUT)))
-        return _Refused()
-
-    def name(self, base: str) -> str:
-        name, i = base, 1
-        while name in self.names:
-            name, i = f"{base}_{i}", i + 1
-        self.names.add(name)
-        return name
-
-    def vector(self, role: str) -> Tensor:
-        return torch.from_numpy(np.array(self.graph.value(self.node, role), dtype=np.float64))
-
-    def channels(self, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """A constant that broadcasts along channels only, as a vector [C]."""
-        if value.numel() == 1:
-            return value.reshape(1).expand(shape[1])
-        aligned = (1,) * (len(shape) - value.dim()) + tuple(value.shape)
-        if len(aligned) != len(shape) or any(d != 1 for i, d in enumerate(aligned) if i != 1):
-            raise self.refuse(way_out="Constants must be numbers or one value a channel.")
-        return value.reshape(-1)
-
-    def view(self, op: str, sources: tuple[str, ...], attrs: Mapping[str, Any], shape: tuple[int, ...], gain: Tensor) -> _Spikes:
-        name = self.name(self.node.name)
-        self.steps.append(View(name, op, sources, attrs, shape, self.node.path))
-        return _Spikes(name, gain, shape)
-
-    def spikes(self, value: Any) -> _Spikes:
-        """The spike tensor of a value; makes its neuron when it has none yet."""
-        if isinstance(value, _Spikes):
-            return value
-        if id(value) not in self.made:
-            self.keep.append(value)
-            if isinstance(value, _Parts):
-                parts = [self.spikes(v) for v in value.values]
-                name = self.name(value.name)
-                self.steps.append(View(name, "cat", tuple(p.source for p in parts), {"dim": 1}, value.shape, value.path))
-                self.made[id(value)] = _Spikes(name, torch.cat([p.gain for p in parts]), value.shape)
-            else:
-                r = value.region
-                signed, cap = value.act or (True, None)
-                if signed and not self.signed:
-                    way_out = "It has negative values; allow bipolar neurons (signed=True) or put a rectifier behind it."
-                    raise self.refuse("linear point", r.path or r.name, way_out)
-                name = self.name(r.name)
-                self.steps.append(Neuron(name, r, signed, cap))
-                self.made[id(value)] = _Spikes(name, torch.ones(r.shape[1], dtype=torch.float64), r.shape)
-        return self.made[id(value)]
-
-    def region(self, shape: tuple[int, ...], terms: tuple[Term, ...], bias: Tensor | None = None) -> Region:
-        bias = torch.zeros(shape[1], dtype=torch.float64) if bias is None else bias
-        return Region(self.node.name, self.node.path, shape, terms, bias)
-
-    def shortcut(self, s: _Spikes) -> Term:
-        if len(s.shape) == 2:
-            return Term(s.source, "linear", torch.diag(s.gain), {}, self.node.path, skip=True)
-        attrs = {"stride": [1, 1], "pads": [0] * 4, "dilation": [1, 1], "groups": s.shape[1]}
-        return Term(s.source, "conv2d", s.gain.reshape(-1, 1, 1, 1), attrs, self.node.path, skip=True)
-
-    def current(self, value: Any) -> Region:
-        """A value as a region that may be scaled and added to; shared or pooled sums go through their neuron."""
-        if isinstance(value, _Sum) and value.act is None and not value.shared and not value.region.post:
-            return replace(value.region, name=self.node.name, path=self.node.path)
-        s = self.spikes(value)
-        return self.region(s.shape, (self.shortcut(s),))
-
-    def affine(self, value: Any, scale: Tensor, offset: Tensor) -> Any:
-        if isinstance(value, _Parts):
-            starts = np.cumsum([0, *(v.shape[1] for v in value.values)])
-            parts = [self.affine(v, scale[a:b], offset[a:b]) for v, a, b in zip(value.values, starts, starts[1:], strict=False)]
-            return _Parts(parts, self.node.name, self.node.path, value.shape)
-        if isinstance(value, _Spikes) and not offset.any():
-            return _Spikes(value.source, value.gain * scale, value.shape)
-        return _Sum(self.current(value).affine(scale, offset))
-
-    # -- one method an operation -----------------------------------------------------------------------------------
+class _Reader(Places):
     def read(self) -> Program | None:
         values: dict[str, Any] = {}
         readers = self.graph.consumers()
         for node in self.graph:
             self.node = node
-            xs = [values[i] for i in node.inputs]
-            if any(x is None for x in xs):
-                values[node.name] = None
-                continue
             try:
-                method = getattr(self, f"op_{node.op}", None)
+                method = getattr(self, f"op_{node.op.replace('.', '_')}", None)
                 if method is None:
                     raise self.refuse()
-                value = method(node, *xs)
-                if isinstance(value, _Sum) and len(readers[node.name]) > 1:
-                    value.shared = True
-            except _Refused:
-                value = None
+                value = method(node, *(values[i] for i in node.inputs))
+                if len(readers[node.name]) > 1:
+                    for v in (value, getattr(value, "base", None)):
+                        if isinstance(v, Sum):
+                            v.shared = True
+            except Refused:  # go on as if it were given, so that all reasons are found
+                value = self.given(node, [values[i] for i in node.inputs])
             values[node.name] = value
         self.node = self.graph[self.graph.outputs[0]]
-        final = values[self.node.name]
-        if final is None or self.errors:
-            return None
-        head = final.region if isinstance(final, _Sum) and final.act is None else None
+        self._whole()
         try:
-            head = head or self.region(final.shape, (self.shortcut(self.spikes(final)),))
-        except _Refused:
+            if len(self.node.spec.shape) not in (2, 4):
+                raise self.refuse("output", way_out="It must be [N, K] or [N, C, H, W].")
+            final = self.plain(values[self.node.name])
+            head = final.region if isinstance(final, Sum) and final.act is None else None
+            if head is None:
+                s = self.spikes(final)
+                head = self.current(s)
+        except Refused:
+            head = None
+        if head is None or self.errors:
             return None
         return Program(self.graph[self.graph.inputs[0]], self._live(head), head)
+
+    def _whole(self) -> None:
+        if len(self.graph.inputs) != 1 or len(self.graph.outputs) != 1:
+            found = f"It has {len(self.graph.inputs)} and {len(self.graph.outputs)}; wrap it in a module with one of each."
+            self.refuse("inputs and outputs", way_out=found)
 
     def _live(self, head: Region) -> tuple[Neuron | View, ...]:
         """The steps that the output depends on."""
@@ -202,53 +71,97 @@ class _Reader:
         return tuple(reversed(live))
 
     def op_input(self, node: Node) -> Any:
-        return _Spikes(node.name, torch.ones(node.spec.shape[1], dtype=torch.float64), node.spec.shape)
+        return self.opaque(node.name, node.spec.shape)
 
     def op_conv2d(self, node: Node, x: Any) -> Any:
-        s = self.spikes(x)
-        term = Term(s.source, "conv2d", self.vector("weight"), node.attrs, node.path).fed_by(s.gain)
-        return _Sum(self.region(node.spec.shape, (term,), self.vector("bias") if "bias" in node.weights else None))
+        return self.conv(x, self.vector("weight"), node.attrs, self.bias(), node.spec.shape)
+
+    def op_conv_transpose2d(self, node: Node, x: Any) -> Any:
+        a = node.attrs
+        given = (a["stride"], a["padding"], a["output_padding"], a["dilation"], a["groups"])
+        return self.spread(x, self.vector("weight"), *given, self.bias(), node.spec.shape)
 
     def op_linear(self, node: Node, x: Any) -> Any:
-        if len(node.spec.shape) != 2:
+        return self.linear(x, self.vector("weight"), self.bias())
+
+    def op_matmul(self, node: Node, *xs: Any) -> Any:
+        if len(xs) == 2 or node.attrs.get("reverse") or self.vector("other").dim() != 2:
+            raise self.refuse()
+        return self.linear(xs[0], self.vector("other").T, None)
+
+    def linear(self, x: Any, weight: Tensor, bias: Tensor | None) -> Any:
+        if len(x.shape) > 2:
+            return self._on_last(x, weight, bias)
+        return self.layer(self.plain(x), weight, None, bias, (1, len(weight)))
+
+    def _on_last(self, x: Any, weight: Tensor, bias: Tensor | None) -> Any:
+        """A linear layer on channels that stand last, as a 1x1 convolution on images."""
+        base = x.base if isinstance(x, Moved) else x
+        channels, size = base.shape[1], math.prod(base.shape[2:])
+        last = (
+            places_of(base.shape).reshape(channels, size).T.reshape(x.shape[1:])
+            if size * channels == math.prod(x.shape)
+            else None
+        )
+        if last is None or not isinstance(x, Moved) or not np.array_equal(last, x.at):
             raise self.refuse(way_out="Matrix products on sequences have no spiking form here; use 1x1 convolutions.")
-        s = self.spikes(x)
-        term = Term(s.source, "linear", self.vector("weight"), {}, node.path).fed_by(s.gain)
-        return _Sum(self.region(node.spec.shape, (term,), self.vector("bias") if "bias" in node.weights else None))
+        image = base if len(base.shape) == 4 else self.reshaped(base, (1, channels, size, 1))
+        attrs = {"stride": [1, 1], "pads": [0] * 4, "dilation": [1, 1], "groups": 1}
+        made = self.conv(image, weight[:, :, None, None], attrs, bias, (1, len(weight), *image.shape[2:]))
+        return Moved(made, places_of(made.shape).reshape(len(weight), size).T.reshape(*x.shape[1:-1], len(weight)))
 
     def op_batch_norm(self, node: Node, x: Any) -> Any:
         scale = torch.rsqrt(self.vector("var") + node.attrs["eps"])
         if "weight" in node.weights:
             scale = scale * self.vector("weight")
         offset = -self.vector("mean") * scale
-        return self.affine(x, scale, offset + self.vector("bias") if "bias" in node.weights else offset)
+        return self.affine(self.plain(x), scale, offset + self.vector("bias") if "bias" in node.weights else offset)
 
     def op_affine(self, node: Node, x: Any) -> Any:
-        return self.affine(x, self.vector("scale").reshape(-1), self.vector("bias").reshape(-1))
+        return self.affine(self.plain(x), self.vector("scale").reshape(-1), self.vector("bias").reshape(-1))
 
     def _constant(self, node: Node, x: Any) -> Tensor:
+        if x.shape != node.spec.shape:
+            raise self.refuse(way_out="A constant must not be larger than the tensor that it meets.")
         scalar = torch.tensor(float(node.attrs.get("scalar", 0.0)), dtype=torch.float64)
         value = self.vector("other") if "other" in node.weights else scalar
-        return self.channels(value, x.shape)
+        return self.channels(value, x)
 
     def _sum(self, node: Node, a: Any, b: Any, sign: float) -> Any:
-        if a.shape != b.shape or a.shape != node.spec.shape:
-            raise self.refuse(way_out="Both tensors of an addition must have the same shape.")
-        left, right = self.current(a), self.current(b).affine(*self._both(a.shape[1], sign, 0.0))
+        shape = node.spec.shape
+        a, b = self.expanded(a, shape), self.expanded(b, shape)
+        if isinstance(a, Moved) and isinstance(b, Moved) and a.base.shape == b.base.shape and np.array_equal(a.at, b.at):
+            return Moved(self._total(a.base, b.base, sign), a.at)
+        return self._total(a, b, sign)
+
+    def _total(self, a: Any, b: Any, sign: float) -> Any:
+        left, right = self.current(a), self.current(b)
+        if self.signed and left.terms and right.terms:  # codes of the input weigh too little beside spikes for 8 bits
+            still = [all(t.source in self.still and not t.skip for t in r.terms) for r in (left, right)]
+            spiking = [all(t.source not in self.still for t in r.terms) for r in (left, right)]
+            if still[0] and spiking[1]:
+                left = self.current(self.spikes(a))
+            elif still[1] and spiking[0]:
+                right = self.current(self.spikes(b))
+        if left.post or right.post or left.shape != right.shape:
+            image = [self.region(s.shape, (self.shortcut(s),)) for s in (self.image(a), self.image(b))]
+            left, right = image
+        right = right.affine(*self.both(right.shape[1], sign, 0.0))
+        shape = a.shape
         terms: dict[Any, Term] = {}
         for term in (*left.terms, *right.terms):
-            key = (term.source, term.op) if term.skip else id(term)
+            key = (term.source, term.op, term.weight.shape) if term.skip else id(term)
             known = terms.get(key)
             terms[key] = term if known is None else replace(term, weight=known.weight + term.weight)
         kept, bias = tuple(t for t in terms.values() if t.weight.any()), left.bias + right.bias
-        if len(kept) == 1 and kept[0].skip and not bias.any():  # nothing was added: the spikes themselves
+        square = len(kept) == 1 and kept[0].skip and kept[0].weight.numel() == shape[1] ** (2 if len(shape) == 2 else 1)
+        if square and not bias.any() and left.shape == shape:  # nothing was added: the spikes themselves
             weight = kept[0].weight
-            return _Spikes(kept[0].source, weight.diagonal() if weight.dim() == 2 else weight.reshape(-1), node.spec.shape)
-        return _Sum(self.region(node.spec.shape, kept, bias))
-
-    @staticmethod
-    def _both(channels: int, scale: float, offset: float) -> tuple[Tensor, Tensor]:
-        return torch.full((channels,), scale, dtype=torch.float64), torch.full((channels,), offset, dtype=torch.float64)
+            gain = weight.diagonal() if weight.dim() == 2 else weight.reshape(-1)
+            signed = kept[0].source in self.negative or bool((gain < 0).any())
+            return Spikes(kept[0].source, gain, torch.arange(len(gain)), shape, signed)
+        region = self.region(left.shape, kept, bias)
+        return Sum(region if left.shape == shape else region.then(self.made_of("reshape", shape, {})))
 
     def op_add(self, node: Node, *xs: Any) -> Any:
         if len(xs) == 2:
@@ -271,19 +184,21 @@ class _Reader:
 
     def op_div(self, node: Node, *xs: Any) -> Any:
         if len(xs) == 2 or node.attrs.get("reverse"):
-            raise self.refuse(way_out="Only divisions by a constant fold into the weights.")
+            raise self.refuse()
         constant = 1.0 / self._constant(node, xs[0])
         return self.affine(xs[0], constant, torch.zeros_like(constant))
 
     def _activation(self, x: Any, signed: bool, cap: float | None) -> Any:
-        if isinstance(x, _Parts):
-            return _Parts([self._activation(v, signed, cap) for v in x.values], self.node.name, self.node.path, x.shape)
-        if isinstance(x, _Sum) and x.act is None:
-            return _Sum(replace(x.region, name=self.node.name, path=self.node.path), (signed, cap))
-        if isinstance(x, _Sum) and x.act is not None:  # the second clip of a clipped value
+        if isinstance(x, Moved):
+            return Moved(self._activation(x.base, signed, cap), x.at)
+        if isinstance(x, Parts):
+            return Parts([self._activation(v, signed, cap) for v in x.values], self.node.name, self.node.path, x.shape)
+        if isinstance(x, Sum) and x.act is None:
+            return Sum(replace(x.region, name=self.node.name, path=self.node.path), (signed, cap))
+        if isinstance(x, Sum) and x.act is not None:  # the second clip of a clipped value
             caps = [c for c in (x.act[1], cap) if c is not None]
-            return _Sum(x.region, (x.act[0] and signed, min(caps) if caps else None))
-        return _Sum(self.current(x), (signed, cap))
+            return Sum(x.region, (x.act[0] and signed, min(caps) if caps else None))
+        return Sum(self.current(x), (signed, cap))
 
     def op_relu(self, node: Node, x: Any) -> Any:
         return self._activation(x, False, None)
@@ -294,69 +209,153 @@ class _Reader:
     def op_hardtanh(self, node: Node, x: Any) -> Any:
         low, high = node.attrs["min"], node.attrs["max"]
         if high <= 0 or low not in (0, -high):
-            raise self.refuse(way_out=f"Its bounds are {low} and {high}; a neuron clips at 0 and theta, or at -theta and theta.")
+            bounds = f"Its bounds are {low} and {high}; a neuron clips at 0 and theta, or at -theta and theta. "
+            raise self.refuse(way_out=bounds + APPROXIMATE)
         return self._activation(x, low != 0, float(high))
 
     def op_max_pool2d(self, node: Node, x: Any) -> Any:
-        if isinstance(x, _Parts):
-            x = self.spikes(x)
-        if isinstance(x, _Sum):
-            region = replace(x.region, name=node.name, path=node.path)
-            return _Sum(region.then(node), x.act)
-        return _Sum(self.current(x).then(node))
+        x = self.plain(x)
+        if isinstance(x, Parts):
+            parts = [self._pooled(v, replace(node, spec=Spec((1, v.shape[1], *node.spec.shape[2:])))) for v in x.values]
+            return Parts(parts, node.name, node.path, node.spec.shape)
+        return self._pooled(x, node)
+
+    def _pooled(self, x: Any, node: Node) -> Any:
+        x = self.plain(x)
+        if isinstance(x, Parts):
+            return self.op_max_pool2d(node, x)
+        if isinstance(x, Sum):
+            return Sum(replace(x.region, name=self.node.name, path=self.node.path).then(node), x.act)
+        return Sum(self.current(x).then(node))
+
+    def op_amax(self, node: Node, x: Any) -> Any:
+        if len(x.shape) != 4 or node.attrs["dims"] != [2, 3]:
+            raise self.refuse(way_out="Only the largest value over height and width of [N, C, H, W] converts.")
+        size = list(x.shape[2:])
+        attrs = {"kernel": size, "stride": size, "padding": [0, 0], "ceil": False}
+        y = self.op_max_pool2d(self.made_of("max_pool2d", (*x.shape[:2], 1, 1), attrs), x)
+        return y if node.attrs["keepdim"] else self.moved(y, places_of(node.spec.shape))
 
     def op_avg_pool2d(self, node: Node, x: Any) -> Any:
-        a, s = node.attrs, self.spikes(x)
+        a, x = node.attrs, self.plain(x)
         pad = a["padding"]
         if any(pad) and not a.get("count_include_pad", True):
             raise self.refuse(way_out="Padding must count in the average (count_include_pad=True).")
-        floor = [(n + 2 * p - k) // t + 1 for n, p, k, t in zip(s.shape[2:], pad, a["kernel"], a["stride"], strict=True)]
+        floor = [(n + 2 * p - k) // t + 1 for n, p, k, t in zip(x.shape[2:], pad, a["kernel"], a["stride"], strict=True)]
         if list(node.spec.shape[2:]) != floor:
             raise self.refuse(way_out="Use ceil_mode=False.")
-        area = math.prod(a["kernel"])
-        weight = (s.gain / area).reshape(-1, 1, 1, 1).expand(-1, 1, *a["kernel"])
-        attrs = {"stride": list(a["stride"]), "pads": [*pad, *pad], "dilation": [1, 1], "groups": s.shape[1]}
-        return _Sum(self.region(node.spec.shape, (Term(s.source, "conv2d", weight, attrs, node.path),)))
+        return self.average(x, a["kernel"], a["stride"], pad, node.spec.shape)
+
+    def average(self, x: Any, kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int], shape: tuple[int, ...]) -> Any:
+        merged = None if any(pad) else self.averaged(x, kernel, stride, shape)
+        if merged is not None:
+            return Sum(merged)
+        s = self.spikes(x)
+        if s.source in self.still or math.prod(kernel) > 127:  # sums that leave 8 bits
+            weight = torch.full((shape[1], 1, *kernel), 1 / math.prod(kernel), dtype=torch.float64)
+            window = {"stride": list(stride), "pads": [*pad, *pad], "dilation": [1, 1], "groups": shape[1]}
+            return Sum(self.region(shape, (self.term(s, weight, window),)))
+        attrs = {"kernel": list(kernel), "stride": list(stride), "padding": list(pad)}
+        pooled = self.viewed(s, "sum_pool", attrs, shape)  # sums of spikes are whole numbers and need no neuron
+        return replace(pooled, gain=pooled.gain / math.prod(kernel))
 
     def op_mean(self, node: Node, x: Any) -> Any:
-        if len(x.shape) != 4 or node.attrs["dims"] != [2, 3]:
-            raise self.refuse(way_out="Only means over height and width of [N, C, H, W] convert.")
-        s = self.spikes(x)
-        gain = s.gain / math.prod(s.shape[2:])
-        s = self.view("isum", (s.source,), {}, (*s.shape[:2], 1, 1), gain)
-        return s if node.attrs["keepdim"] else self.view("reshape", (s.source,), {}, node.spec.shape, gain)
+        return self.reduced(node, x, math.prod(x.shape[d] for d in node.attrs["dims"]))
 
-    def op_reshape(self, node: Node, x: Any) -> Any:
-        shape = node.spec.shape
-        if len(shape) < 2 or len(x.shape) < 2:
-            raise self.refuse(way_out="The batch must stay the first dimension.")
-        kept = shape[1] == x.shape[1] and math.prod(shape[2:]) == math.prod(x.shape[2:])
-        if kept and isinstance(x, _Sum) and math.prod(x.shape[2:]) == 1:
-            return _Sum(x.region.then(node), x.act)
-        s = self.spikes(x)
-        if kept:
-            return self.view("reshape", (s.source,), {}, shape, s.gain)
-        if len(shape) != 2:
-            raise self.refuse(way_out="Only flattening converts.")
-        return self.view("reshape", (s.source,), {}, shape, s.gain.repeat_interleave(math.prod(s.shape[2:])))
+    def op_sum(self, node: Node, x: Any) -> Any:
+        return self.reduced(node, x, 1)
 
-    def op_slice(self, node: Node, x: Any) -> Any:
-        if node.attrs["dim"] != 1:
-            raise self.refuse(way_out="Only slices of channels convert.")
-        s, a = self.spikes(x), {"step": 1, **node.attrs}
-        return self.view("slice", (s.source,), a, node.spec.shape, s.gain[a["start"] : a["end"] : a["step"]])
+    def reduced(self, node: Node, x: Any, divisor: int) -> Any:
+        """The sum over some dimensions, divided: over the image, over rows or columns, or over channels."""
+        rank, dims = len(x.shape), [d % len(x.shape) for d in node.attrs["dims"]]
+        base, at = (x.base, x.at) if isinstance(x, Moved) else (x, places_of(x.shape))
+        size, kept = math.prod(base.shape[2:]), [d - 1 for d in range(1, rank) if d not in dims]
+        if 0 in dims:
+            raise self.refuse(way_out="The batch cannot be summed over.")
+        groups = at.transpose(*kept, *(d - 1 for d in dims)).reshape(*(at.shape[d] for d in kept), -1)
+        channel, place = groups // size, np.sort(groups % size, -1)
+        target = node.spec.shape
+        if groups.shape[-1] == size and (channel == channel[..., :1]).all() and (place == np.arange(size)).all():
+            s = self.image(base)
+            if size > 1:
+                name = self.view("isum", (s.source,), {}, (1, len(s.gain), 1, 1))
+                s = replace(s, source=name, shape=(*base.shape[:2], 1, 1))
+            made = replace(s, gain=s.gain / divisor)
+            return self.moved(made, channel[..., 0].reshape(target[1:]))
+        if (place == place[..., :1]).all() and groups.size == math.prod(base.shape):
+            owner = np.empty(base.shape[1], np.int64)
+            first = groups[..., 0].reshape(-1, size) % size if groups[..., 0].size % size == 0 else None
+            if first is not None and (first == np.arange(size)).all():
+                owner[channel.reshape(-1, size, groups.shape[-1])[:, 0].reshape(-1)] = np.repeat(
+                    np.arange(len(first)), groups.shape[-1]
+                )
+                s = self.spikes(base)
+                made = replace(
+                    s, gain=s.gain / divisor, index=torch.from_numpy(owner)[s.index], shape=(1, len(first), *base.shape[2:])
+                )
+                return self.moved(made, places_of(target))
+        if base is x and rank == 4 and set(dims) < {2, 3}:
+            kernel = [x.shape[d] if d in dims else 1 for d in (2, 3)]
+            made = self.average(x, kernel, kernel, (0, 0), tuple(1 if d in dims else n for d, n in enumerate(x.shape)))
+            made = self.affine(made, *self.both(x.shape[1], math.prod(kernel) / divisor, 0.0))
+            return made if node.attrs["keepdim"] else self.moved(made, places_of(target))
+        raise self.refuse(way_out="Only sums and means over the image or over whole channels convert.")
 
     def op_cat(self, node: Node, *xs: Any) -> Any:
-        if node.attrs["dim"] != 1:
-            raise self.refuse(way_out="Only concatenations of channels convert.")
-        return _Parts(list(xs), node.name, node.path, node.spec.shape)
+        xs = tuple(self.plain(x) for x in xs)
+        if node.attrs["dim"] == 1:
+            return Parts(list(xs), node.name, node.path, node.spec.shape)
+        if len(node.spec.shape) != 4 or node.attrs["dim"] == 0:
+            raise self.refuse(way_out="Only concatenations of channels, rows or columns convert.")
+        side, terms, before, whole = node.attrs["dim"] - 2, [], 0, node.spec.shape[node.attrs["dim"]]
+        for x in xs:
+            pads, size = [0] * 4, x.shape[2 + side]
+            pads[side], pads[2 + side] = before, whole - before - size
+            term = self.shortcut(self.spikes(x))
+            terms.append(replace(term, attrs={**term.attrs, "pads": pads}, skip=False))
+            before += size
+        return Sum(self.region(node.spec.shape, tuple(terms)))
+
+    def op_pad(self, node: Node, x: Any) -> Any:
+        pads = [*node.attrs["pad"], 0, 0, 0, 0, 0, 0][:6]
+        if node.attrs.get("value", 0.0) or any(node.attrs["pad"][6:]) or len(x.shape) != 4:
+            raise self.refuse(way_out="Only zeros around images [N, C, H, W], or channels of zeros, can be padded with.")
+        s, shape = self.spikes(x), node.spec.shape
+        if any(pads[:4]):
+            s = self.viewed(s, "pad", {"pad": pads[:4]}, (*s.shape[:2], *shape[2:]))
+        return replace(s, index=s.index + pads[4], shape=shape) if any(pads[4:]) else s
+
+    def op_interpolate(self, node: Node, x: Any) -> Any:
+        a, (h, w), (oh, ow) = node.attrs, x.shape[2:], node.spec.shape[2:]
+        if a["mode"] == "nearest":
+            rows, columns = (np.arange(out) * size // out for out, size in ((oh, h), (ow, w)))
+            return self.moved(x, places_of(x.shape)[:, rows][:, :, columns])
+        if a["mode"] != "bilinear" or a["align_corners"] or oh % h or ow % w:
+            raise self.refuse(way_out="Only nearest, and bilinear by whole factors without aligned corners, convert.")
+        factors = (oh // h, ow // w)
+        kernels, paddings = zip(*(self._ramp(f) for f in factors), strict=True)
+        rows, columns = (np.arange(-1, size + 1).clip(0, size - 1) for size in (h, w))
+        framed = self.plain(self.moved(x, places_of(x.shape)[:, rows][:, :, columns]))
+        weight = (kernels[0][:, None] * kernels[1]).expand(x.shape[1], 1, -1, -1)
+        pads = [p + f for p, f in zip(paddings, factors, strict=True)]
+        extra = [f + 2 * p - len(k) for f, p, k in zip(factors, paddings, kernels, strict=True)]
+        return self.spread(framed, weight, factors, pads, extra, (1, 1), x.shape[1], None, node.spec.shape)
+
+    @staticmethod
+    def _ramp(factor: int) -> tuple[Tensor, int]:
+        """The kernel of linear interpolation in one dimension, and where it starts before its pixel."""
+        one = torch.zeros(1, 1, 9, dtype=torch.float64)
+        one[0, 0, 4] = 1
+        wide = F.interpolate(one, scale_factor=factor, mode="linear", align_corners=False).reshape(-1)
+        places = wide.nonzero().reshape(-1)
+        return wide[places[0] : places[-1] + 1], 4 * factor - int(places[0])
 
 
 def read(graph: Graph, signed: bool = True) -> Program:
     """The program of a float graph with one input [N, C, H, W] or [N, C]; `signed` allows bipolar neurons at linear points.
 
     Raises:
-        Unsupported: the first operation that cannot become spikes, with its module's path.
+        Unsupported: the first operation that cannot become spikes, with its module's path and its line.
     """
     reader = _Reader(graph, signed)
     program = reader.read()
@@ -366,9 +365,10 @@ def read(graph: Graph, signed: bool = True) -> Program:
 
 
 def unsupported(graph: Graph, signed: bool = True) -> list[str]:
-    """Why `graph` cannot be converted: one sentence for each operation that stands in the way, none where it can be."""
+    """Why `graph` cannot be converted: one sentence for each operation that stands in the way, in the order of the graph, with
+    its module's path, its line and the way out; none where it can be."""
     if not graph.values and graph.params:
         graph = graph.replace(graph.nodes, values={k: np.ones(s.shape, np.float32) for k, s in graph.params.items()})
     reader = _Reader(graph, signed)
     reader.read()
-    return [str(error) for error in reader.errors]
+    return list(dict.fromkeys(str(error) for error in reader.errors))

@@ -1,9 +1,10 @@
 """Integrate-and-fire neuron with soft reset.
 
-    u = v + x;   s = [u >= theta];   v = u - theta s;   v(0) = theta/2 unless given
+    u = v + x;   s = H(u - theta);   v = u - theta s;   v(0) = theta/2 unless given
 
 Soft reset loses nothing: theta * sum(s) = sum(x) + v(0) - v(T). With v(0) = theta/2 a constant input in [0, theta] is
-rounded to the nearest multiple of theta/T. Rueckauer et al. 2017, equations 4 and 5 (reset by subtraction).
+rounded to the nearest multiple of theta/T. Rueckauer et al. 2017, equations 4 and 5 (reset by subtraction). The surrogate
+gives the gradient where the neuron is trained; none passes through the reset.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from netwright.core.paper import Paper
-from netwright.spike.neurons.neuron import Neuron, channelwise
+from netwright.spike.neurons.neuron import Neuron, channelwise, fire
+from netwright.spike.surrogates import ARCTAN, Surrogate
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +32,11 @@ class IntegrateAndFire(Neuron):
     )  # fmt: skip
     theta: Tensor
     v0: Tensor | None = None
+    surrogate: Surrogate = ARCTAN
 
     def start(self, like: Tensor) -> Tensor:
         v0 = self.theta / 2 if self.v0 is None else self.v0
         return channelwise(v0, like).expand_as(like).clone()
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        theta = channelwise(self.theta, x)
-        u = state + x
-        s = (u >= theta).to(x.dtype)
-        return s, u - theta * s
+        return fire(state + x, channelwise(self.theta, x), self.surrogate, "soft")

@@ -257,32 +257,6 @@ NW_INLINE void nw_integrate_16(const int32_t *NW_RESTRICT x, const int32_t *NW_R
 #endif
 }
 
-/* v += current; s by the rule; v -= s*theta, for all steps of 16 neurons at a time: the membrane lives in registers.
- * CONSTANT: the same current in every step. WIDE: potentials need 64 bits. */
-NW_INLINE void nw_integrate(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT theta, const int32_t *NW_RESTRICT v0,
-                            int8_t *NW_RESTRICT y, int T, long R, int C, int CONSTANT, int RULE, int LIMIT, int WIDE) {
-  const long step = R * C;
-  const int whole = C / 16 * 16;
-  for (long r = 0; r < R && !WIDE; r++) {
-    for (int c = 0; c < whole; c += 16)
-      nw_integrate_16(x + r * C + c, theta + c, v0 + c, y + r * C + c, T, step, 16, CONSTANT, RULE, LIMIT);
-    if (whole < C)
-      nw_integrate_16(x + r * C + whole, theta + whole, v0 + whole, y + r * C + whole, T, step, C % 16 ? C % 16 : 16, CONSTANT, RULE,
-                      LIMIT);
-  }
-  for (long i = 0; i < step && WIDE; i++) {
-    const int64_t threshold = theta[i % C];
-    int64_t v = v0[i % C], sent = 0;
-    for (int t = 0; t < T; t++) {
-      v += x[CONSTANT ? i : t * step + i];
-      const int64_t s = nw_fire_wide(v, threshold, sent, RULE, LIMIT);
-      v -= s * threshold;
-      sent += s;
-      y[t * step + i] = (int8_t)s;
-    }
-  }
-}
-
 /* The state before the first step, for networks that take one step at a time: potentials, behind them with NW_MEMORY the
  * sums of spikes. */
 NW_INLINE void nw_rest(const int32_t *NW_RESTRICT v0, void *NW_RESTRICT state, long R, int C, int RULE, int WIDE) {
@@ -315,6 +289,44 @@ NW_INLINE void nw_integrate_step(const int32_t *NW_RESTRICT x, const int32_t *NW
     }
 }
 
+/* Steps up to which neurons go through all of them in registers; of more, which lie a power of two apart, a cache keeps too few. */
+#define NW_FEW_STEPS 8
+#define NW_PART_NEURONS 2048
+
+/* v += current; s by the rule; v -= s*theta, for all steps of 16 neurons at a time: the membrane lives in registers. With many
+ * steps, of a few thousand neurons at a time, whose state stays in the nearest cache. CONSTANT: the same current in every step.
+ * WIDE: potentials need 64 bits. */
+NW_INLINE void nw_integrate(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT theta, const int32_t *NW_RESTRICT v0,
+                            int8_t *NW_RESTRICT y, int T, long R, int C, int CONSTANT, int RULE, int LIMIT, int WIDE) {
+  const long step = R * C;
+  const int whole = C / 16 * 16, parts = !WIDE && T > NW_FEW_STEPS && C <= NW_PART_NEURONS, rows = parts ? NW_PART_NEURONS / C : 1;
+  for (long r = 0; r < R && parts; r += rows) {
+    int32_t state[2 * NW_PART_NEURONS];
+    const long m = NW_MIN(rows, R - r);
+    nw_rest(v0, state, m, C, RULE, 0);
+    for (int t = 0; t < T; t++)
+      nw_integrate_step(x + (CONSTANT ? 0 : t * step) + r * C, theta, y + t * step + r * C, state, m, C, RULE, LIMIT, 0);
+  }
+  for (long r = 0; r < R && !WIDE && !parts; r++) {
+    for (int c = 0; c < whole; c += 16)
+      nw_integrate_16(x + r * C + c, theta + c, v0 + c, y + r * C + c, T, step, 16, CONSTANT, RULE, LIMIT);
+    if (whole < C)
+      nw_integrate_16(x + r * C + whole, theta + whole, v0 + whole, y + r * C + whole, T, step, C % 16 ? C % 16 : 16, CONSTANT, RULE,
+                      LIMIT);
+  }
+  for (long i = 0; i < step && WIDE; i++) {
+    const int64_t threshold = theta[i % C];
+    int64_t v = v0[i % C], sent = 0;
+    for (int t = 0; t < T; t++) {
+      v += x[CONSTANT ? i : t * step + i];
+      const int64_t s = nw_fire_wide(v, threshold, sent, RULE, LIMIT);
+      v -= s * threshold;
+      sent += s;
+      y[t * step + i] = (int8_t)s;
+    }
+  }
+}
+
 NW_INLINE void nw_clear(int32_t *NW_RESTRICT y, long n) {
   for (long i = 0; i < n; i++) y[i] = 0;
 }
@@ -330,10 +342,36 @@ NW_INLINE void nw_iadd(const int32_t *NW_RESTRICT a, const int32_t *NW_RESTRICT 
     for (long i = 0; i < n; i++) y[t * n + i] = a[(AT == 1 ? 0 : t) * n + i] + b[(BT == 1 ? 0 : t) * n + i];
 }
 
-/* Sum of the steps start..T-1. */
-NW_INLINE void nw_readout(const int32_t *NW_RESTRICT x, int32_t *NW_RESTRICT y, int T, int start, long n) {
+/* Running sums over the S = T steps of n currents. */
+NW_INLINE void nw_running_sums(const int32_t *NW_RESTRICT x, int32_t *NW_RESTRICT y, int S, int T, long n) {
+  (void)S;
+  for (long i = 0; i < n; i++) y[i] = x[i];
+  for (long i = n; i < T * n; i++) y[i] = y[i - n] + x[i];
+}
+
+/* Changes of n currents from one of T steps to the next, from 0; S = 1: a constant current, which changes once. */
+NW_INLINE void nw_changes(const int32_t *NW_RESTRICT x, int32_t *NW_RESTRICT y, int S, int T, long n) {
+  for (long i = 0; i < n; i++) y[i] = x[i];
+  for (long i = n; i < T * n; i++) y[i] = S > 1 ? x[i] - x[i - n] : 0;
+}
+
+/* One step of each; `last`, cleared before the first, keeps the sums, or the currents of the step before. */
+NW_INLINE void nw_running_sums_step(const int32_t *NW_RESTRICT x, int32_t *NW_RESTRICT y, int32_t *NW_RESTRICT last, long n) {
+  for (long i = 0; i < n; i++) y[i] = last[i] += x[i];
+}
+
+NW_INLINE void nw_changes_step(const int32_t *NW_RESTRICT x, int32_t *NW_RESTRICT y, int32_t *NW_RESTRICT last, long n) {
   for (long i = 0; i < n; i++) {
-    int64_t s = 0;
+    y[i] = x[i] - last[i];
+    last[i] = x[i];
+  }
+}
+
+/* Sum of the steps start..T-1, from v0 [C] where it is given. */
+NW_INLINE void nw_readout(const int32_t *NW_RESTRICT x, const int32_t *NW_RESTRICT v0, int32_t *NW_RESTRICT y, int T, int start, long n,
+                          int C) {
+  for (long i = 0; i < n; i++) {
+    int64_t s = v0 ? v0[i % C] : 0;
     for (int t = start; t < T; t++) s += x[t * n + i];
     y[i] = (int32_t)s;
   }
