@@ -209,7 +209,7 @@ def test_qcfs_thresholds_are_the_learnt_lambdas():
             if isinstance(module, ClipFloorShift):
                 with torch.no_grad():
                     module.threshold.mul_(1.5)
-                kept[name] = float(module.threshold)
+                kept[name] = float(module.threshold.detach())
         return trainee
 
     made = method.convert(net, x[:1], x, fit=fit)

@@ -192,7 +192,8 @@ class Conversion:
         found: dict[str, float] = {}
         for name in ("cifar", "residual"):
             net = self.networks[name]
-            network, steps, x = deepcopy(net.module).train(), 24, net.calibration
+            network, steps = deepcopy(net.module).train().to(memory_format=torch.channels_last), 24
+            x = net.calibration.contiguous(memory_format=torch.channels_last)
             y = torch.randint(0, 10, (len(x),), generator=torch.Generator().manual_seed(self.seed))
             optimiser = torch.optim.AdamW(network.parameters(), 1e-5)
             rounds = []
@@ -205,7 +206,7 @@ class Conversion:
                     optimiser.step()
                 step = (time.perf_counter() - begun) / (steps // 3)
                 begun = time.perf_counter()
-                Fit(steps=8, neuron="bipolar").convert(net.module, x[:1], x)
+                Fit(steps=8, neuron="bipolar").convert(net.module, net.calibration[:1], net.calibration)
                 rounds.append((time.perf_counter() - begun) / (step * len(net.task.train) / 64))
             found[name] = median(rounds)
         worst = max(found, key=lambda k: found[k])

@@ -44,13 +44,13 @@ class Exits:
 
     Attributes:
         held: validation images that choose the exit.
-        guard: standard errors that the paired loss on them must keep within `EPSILON`.
+        guard: standard errors that the paired loss on them must keep within `EPSILON`; 2.326 is 99 % confidence.
     """
 
     cells: Cells
     progress: Progress | None = None
-    held: int = 4000
-    guard: float = 1.0
+    held: int = 5000
+    guard: float = 2.326
 
     columns: ClassVar[tuple[str, ...]] = ("operations", "float_operations", "memory", "matched", "int8")
 

@@ -173,7 +173,7 @@ class Models:
             return found
 
         key = {"contest": contest.name, "family": side.name, "config": asdict(trial.config), "recipe": recipe.to_json()}  # type: ignore[call-overload]
-        return self.cells.get(f"{contest.name}-{side.name}-{number}-{seed}", key, make)
+        return self.cells.get(f"models-{contest.name}-{side.name}-{number}-{seed}", key, make)
 
     def chosen(self, contest: Contest, side: Side) -> int:
         """Number of the trial with the best validation accuracy; equal ones are drawn from."""

@@ -29,6 +29,5 @@ from netwright.spike.convert.read import unsupported as unsupported
 from netwright.spike.convert.rnn_morph import QuantisedRNN as QuantisedRNN
 from netwright.spike.convert.rnn_morph import SpikingRNN as SpikingRNN
 from netwright.spike.convert.signed import SignedMemory as SignedMemory
-from netwright.spike.convert.tune import Tune as Tune
 
 CATALOGUE = catalogue(globals(), Converter, "conversion")

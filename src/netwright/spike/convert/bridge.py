@@ -84,11 +84,11 @@ class OverSteps(nn.Module):
         total, sent = torch.zeros_like(current[0]), []
         for x in current:
             v = v + x
-            s = self.surrogate(v - theta)
+            s = self.surrogate((v - theta) / theta)
             if layer.signed:
-                s = s - self.surrogate(-v - theta)
+                s = s - self.surrogate((-v - theta) / theta)
             elif self.rule == "memory":
-                s = s - (1 - self.surrogate(v)) * (total > 0)
+                s = s - (1 - self.surrogate(v / theta)) * (total > 0)
                 total = total + s.detach()
             v = v - theta * s.detach()
             sent.append(theta * s)

@@ -167,7 +167,7 @@ class Calibrated(Converter):
             waited = least_error_start(head, program.head(floats))
         start = first_step(head.steps, waited)
         module = GraphModule(lowering.graph(head, start, waited)).eval()
-        return Spiking(module, head.steps, start, lowering.thresholds, tuple(layers), lowering.operations, lowering.lowered)
+        return Spiking(module, head.steps, start, lowering.thresholds, tuple(layers), lowering.operations)
 
 
 def check(converter: Converter, calibration: Tensor) -> None:

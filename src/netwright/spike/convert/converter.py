@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from netwright.core.paper import Paper
 from netwright.design.execute import GraphModule
-from netwright.spike.convert.program import Program
 
 Progress = Callable[[int, int, str], None]
 Fit = Callable[..., nn.Module]
@@ -50,8 +49,7 @@ class Spiking:
 
     `module` runs the integer spiking graph, [N, C, H, W] -> logits; `steps` is T and `start` the first step that the
     output counts (delayed evaluation); `thresholds` gives theta [C] of every layer of neurons, in the float network's units;
-    `layers` says what became of each; `operations` are the synaptic operations of an image: additions caused by spikes;
-    `program` has the weights in floating point.
+    `layers` says what became of each; `operations` are the synaptic operations of an image: additions caused by spikes.
     """
 
     module: GraphModule
@@ -60,7 +58,6 @@ class Spiking:
     thresholds: Mapping[str, Tensor]
     layers: tuple[Layer, ...] = ()
     operations: float = 0.0
-    program: Program | None = None
 
 
 class Converter:

@@ -54,7 +54,7 @@ class Fit(Calibrated):
         samples: positions that the errors are estimated on.
     """
 
-    images: int = 1024
+    images: int = 512
     neuron: Literal["binary", "bipolar"] = "binary"
     shares: tuple[float, ...] = tuple(k / 16 for k in range(1, 17))
     starts: tuple[float, ...] = (0.5,)

@@ -90,7 +90,6 @@ class Lowering:
         self.values: dict[str, np.ndarray] = {}
         self.thresholds: dict[str, Tensor] = {}
         self.potentials: dict[str, Tensor] = {}
-        self.regions: dict[str, Region] = {}  # as they were lowered, in floating point
         self.operations = 0.0  # synaptic operations an image: additions that spikes cause
         self.images = images
         self.code = code
@@ -115,10 +114,9 @@ class Lowering:
         return Wire(node, amplitude, steps, value)
 
     def region(self, region: Region, wires: Mapping[str, Wire], name: str) -> tuple[Wire, str]:
-        """The int32 currents of a region, and the parameter that holds their bias; the region itself is kept."""
+        """The int32 currents of a region, and the parameter that holds their bias."""
         if self.refit is not None:
             region = self.refit(region, wires)
-        self.regions[name] = region
         weights = [t.fed_by(wires[t.source].amplitude).weight for t in region.terms]
         largest = torch.stack([w.abs().flatten(1).amax(1) for w in weights]).amax(0)
         scale = largest / 127
@@ -159,8 +157,6 @@ class Lowering:
             self.values[key] = (self.values[key] + new.bias.numpy()).astype(np.int32)
             moved = current.value + new.bias.to(torch.int32).reshape(-1, *[1] * (current.value.dim() - 2))
             current = Wire(current.node, scale, current.steps, moved)
-            kept = self.regions[layer.name]
-            self.regions[layer.name] = replace(kept, bias=kept.bias + new.bias * scale)
         self.thresholds[layer.name], self.potentials[layer.name] = new.theta * scale, new.v0 * scale
         weights = {"theta": new.theta.to(torch.int32).numpy(), "v0": new.v0.to(torch.int32).numpy()}
         attrs = {"steps": self.steps, "current_steps": current.steps, "rule": new.rule, "limit": new.limit}
@@ -222,12 +218,6 @@ class Lowering:
             if seen is not None:
                 seen(i + 1)
         return self.region(self.program.head, wires, "output")[0]
-
-    @property
-    def lowered(self) -> Program:
-        """The program with the weights and biases that were lowered."""
-        steps = (replace(s, region=self.regions[s.name]) if isinstance(s, Neuron) else s for s in self.program.steps)
-        return Program(self.program.input, tuple(steps), self.regions["output"])
 
     def graph(self, head: Wire, start: int, delay: int) -> Graph:
         """Close the graph: sum the output currents of steps start..T-1 and scale them to logits of one step."""
