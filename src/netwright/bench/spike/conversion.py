@@ -192,7 +192,10 @@ class Conversion:
         found: dict[str, float] = {}
         for name in ("cifar", "residual"):
             net = self.networks[name]
-            network, steps = deepcopy(net.module).train().to(memory_format=torch.channels_last), 24
+            network, steps = deepcopy(net.module).train(), 24
+            for p in network.parameters():
+                if p.dim() == 4:  # as in training
+                    p.data = p.data.contiguous(memory_format=torch.channels_last)
             x = net.calibration.contiguous(memory_format=torch.channels_last)
             y = torch.randint(0, 10, (len(x),), generator=torch.Generator().manual_seed(self.seed))
             optimiser = torch.optim.AdamW(network.parameters(), 1e-5)
