@@ -129,3 +129,11 @@ def test_bad_data_ends_with_one_line_and_no_traceback(tmp_path):
     command = [sys.executable, "-m", "netwright", "init", "--data", str(tmp_path / "none.npz")]
     shown = subprocess.run(command, capture_output=True, text=True)
     assert shown.returncode == 1 and "There is no data at" in shown.stderr and "Traceback" not in shown.stderr
+
+
+def test_two_networks_are_estimated_side_by_side(capsys):
+    assert main(["estimate", "digits_conv", "--compare", "digits_conv", "--input", "1x1x8x8", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {r["name"] for r in rows} >= {"macs", "parameters", "energy"} and all(r["difference"] == 0 for r in rows)
+    assert main(["estimate", "digits_conv", "--compare", "digits_conv", "--input", "1x1x8x8"]) == 0
+    assert "ratio" in capsys.readouterr().out

@@ -4,4 +4,4 @@ from netwright.bench.claim import Bench as Bench
 from netwright.bench.claim import Claim as Claim
 
 BENCHES = {"deploy": "netwright.bench.deploy", "compress": "netwright.bench.compress", "binarise": "netwright.bench.binarise",
-           "spike": "netwright.bench.spike"}  # fmt: skip
+           "spike": "netwright.bench.spike", "estimate": "netwright.bench.estimate"}  # fmt: skip

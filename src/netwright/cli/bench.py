@@ -15,7 +15,7 @@ def bench(name: str, *, rounds: int = 15, seed: int = 0, out: Path | None = None
 
     Parameters
     ----------
-    name: deploy, compress, binarise or spike.
+    name: deploy, compress, binarise, spike or estimate.
     rounds: samples of each timing.
     seed: of weights, inputs and the order of timing.
     out: folder for a CSV file of the results.

@@ -101,6 +101,17 @@ def load_network(model: str, sizes: tuple[int, ...] | None) -> tuple[Graph, Cont
         return trace_paths(load_module(model), torch.zeros(sizes))
 
 
+def counted_graph(model: str, sizes: tuple[int, ...] | None) -> Graph:
+    """The Graph of MODEL for counting: without weights where MODEL is a module and `sizes` is given."""
+    if sizes is None or Path(model).is_dir() or Path(model).suffix == ".pt2":
+        return load_graph(model, sizes)
+    import torch
+
+    from netwright.design.trace import hollow, trace
+
+    return trace(hollow(lambda: load_module(model)), torch.zeros(sizes), counting=True)
+
+
 def load_graph(model: str, sizes: tuple[int, ...] | None) -> Graph:
     """The Graph of MODEL; `sizes` is needed unless MODEL carries its own input shape (a bundle, a .pt2 program)."""
     path = Path(model)

@@ -7,6 +7,13 @@ graph can still be drawn; its MACs are counted where a formula exists.
 
 MACs are multiply-accumulates, additions of biases not counted: convolution ``out * I/groups * kh * kw``, linear
 ``out * I``, matrix product ``out * K``, attention both products.
+
+Every learned value that an output needs counts once as a parameter, by the name of its first use. What is computed from
+learned values alone (a standardised weight, a table's rows, a fused bias) stands in the graph with its own shape; where that
+has not as many elements, the node that reads it says in ``attrs["learned"]`` how many learned values are behind it.
+
+A graph that shall only be counted needs no weights: with ``counting=True`` a module built by `hollow` stays on the meta
+device, and a module that `torch.export` refuses is watched while it runs once (`design.record`).
 """
 
 from __future__ import annotations
@@ -17,7 +24,7 @@ import operator
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +32,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from netwright.core.errors import TraceError
-from netwright.core.graph import CONSTANT, Graph, Node, Spec
+from netwright.core.graph import CONSTANT, LEARNED, Graph, Node, Spec
 from netwright.design.aten import Computed, macs_of, spec_of
 from netwright.design.choosing import Choosing
 from netwright.design.execute import GraphModule
+from netwright.design.record import Failed, record
 
 _IDENTITY = frozenset(
     "dropout dropout_ feature_dropout type_as clone contiguous alias detach detach_ lift_fresh_copy lift_fresh to _to_copy "
@@ -40,6 +49,7 @@ _LIKE: dict[str, Any] = {  # tensors of the shape of another: constants
     **dict.fromkeys(("zeros_like", "new_zeros", "empty_like", "new_empty"), 0.0), **dict.fromkeys(("ones_like", "new_ones"), 1.0),
     **dict.fromkeys(("full_like", "new_full"), "fill_value"),
 }  # fmt: skip
+COUNTED = LEARNED | {"value"}  # roles whose learned values are parameters
 _RESHAPE = frozenset("flatten view reshape unflatten squeeze _unsafe_view view_as reshape_as".split())
 _RENAME = {
     "relu_": "relu", "hardswish_": "hardswish", "silu_": "silu", "hardtanh_": "hardtanh", "add_": "add", "mul_": "mul",
@@ -75,7 +85,9 @@ class Reader(Choosing):
         self.results: dict[str, list[str]] = {}
         # What no input reaches: fx node -> its value, and the learned parameter that it comes from.
         self.fixed: dict[str, Any] = {fx: self.state[name] for fx, name in self.names.items() if name in self.state}
-        self.learned: dict[str, str] = dict(signature.inputs_to_parameters)
+        self.learned: dict[str, tuple[str, ...]] = {fx: (name,) for fx, name in signature.inputs_to_parameters.items()}
+        self.origins: dict[str, tuple[str, ...]] = {name: (name,) for name in signature.inputs_to_parameters.values()}
+        self.buffers = set(signature.inputs_to_buffers.values())
 
     def read(self) -> Graph:
         outputs: list[str] = []
@@ -92,7 +104,30 @@ class Reader(Choosing):
         by_name = {fx.name: fx for fx in self.program.graph.nodes}
         wanted = [s.arg.name for s in self.program.graph_signature.output_specs if s.kind.name == "USER_OUTPUT"]
         outputs = [self.tensor(by_name[n]) for n in wanted if n in self.alias or n in self.names] or outputs
-        return self.prune(Graph(tuple(self.nodes), tuple(outputs), self.params))
+        return self.settled(self.prune(Graph(tuple(self.nodes), tuple(outputs), self.params)))
+
+    def settled(self, graph: Graph) -> Graph:
+        """Every learned value counts once, buffers do not: keys that would count twice become constants, and what no key
+        stands for goes to ``attrs["learned"]``."""
+        used = [(role, key) for node in graph for role, key in node.weights.items()]
+        paid = {key for role, key in used if role in COUNTED and self.origins.get(key) == (key,)}
+        kept, nodes = set[str](), []
+        for node in graph:
+            weights, behind = dict(node.weights), 0
+            for role, key in node.weights.items():
+                fresh = [o for o in self.origins.get(key, ()) if o not in paid]
+                paid.update(fresh)
+                if role in COUNTED and not key.startswith(CONSTANT) and (fresh or self.origins.get(key) in (None, (key,))):
+                    kept.add(key)
+                elif fresh:
+                    behind += sum(self.state[o].numel() for o in fresh)
+                again = bool(self.origins.get(key)) and not key.startswith(CONSTANT) and key not in kept and role in COUNTED
+                if again or (key in self.buffers and role in ("other", "value")):
+                    weights[role] = CONSTANT + key
+                    self.state[CONSTANT + key], self.params[CONSTANT + key] = self.state[key], self.params[key]
+            attrs = {**node.attrs, "learned": behind} if behind else node.attrs
+            nodes.append(replace(node, weights=weights, attrs=attrs))
+        return graph.replace(nodes, params=self.params)
 
     @staticmethod
     def prune(graph: Graph) -> Graph:
@@ -136,13 +171,15 @@ class Reader(Choosing):
     def constant(self, fx: Any, value: Tensor, role: str = "") -> str:
         """Key of a new parameter. What a learned one was turned into is called after it and counts in its place; what
         repeats or picks its elements, as a table of positions does, is a constant."""
-        origin = self.learned.get(fx.name)
-        counts = origin is not None and self.state[origin].numel() == value.numel()
-        key = f"{origin}.{fx.name}" if counts else CONSTANT + fx.name
+        origins = self.learned.get(fx.name, ())
+        counts = len(origins) == 1 and self.state[origins[0]].numel() == value.numel()
+        key = f"{origins[0]}.{fx.name}" if counts else CONSTANT + fx.name
         key = f"{key}.{role}" if role else key
         while key in self.state:
             key += "_"
         self.state[key] = value
+        if origins:
+            self.origins[key] = origins
         return key
 
     def known(self, fx: Any) -> Tensor | None:
@@ -159,6 +196,7 @@ class Reader(Choosing):
             val = fx.meta.get("val")
             if isinstance(val, Tensor) and val.dtype == self.fixed[sources[0].name].dtype:
                 self.names[fx.name], self.fixed[fx.name] = self.names[sources[0].name], self.fixed[sources[0].name]
+                self.learned[fx.name] = self.learned.get(sources[0].name, ())
                 return True
         if schema and (schema.is_mutable or not schema.name.startswith("aten::")):
             return False
@@ -166,15 +204,21 @@ class Reader(Choosing):
             return False
         if schema is None and fx.target is not operator.getitem:
             return False
-        if any(isinstance(self.fixed[n.name], Tensor) and self.fixed[n.name].is_meta for n in sources):
-            return False
-        kwargs = {**fx.kwargs, "device": "cpu"} if "device" in fx.kwargs else fx.kwargs
+        hollow = any(isinstance(self.fixed[n.name], Tensor) and self.fixed[n.name].is_meta for n in sources)
+        kwargs = {**fx.kwargs, "device": "meta" if hollow else "cpu"} if "device" in fx.kwargs else fx.kwargs
         args, kwargs = torch.fx.map_arg((fx.args, kwargs), lambda n: self.fixed[n.name])
-        with torch.no_grad():
-            value = self.fixed[fx.name] = fx.target(*args, **kwargs)
-        origin = next((self.learned[n.name] for n in sources if n.name in self.learned), "")
-        if origin:
-            self.learned[fx.name] = origin
+        if hollow:
+            args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+        try:
+            with torch.no_grad():
+                value = self.fixed[fx.name] = fx.target(*args, **kwargs)
+        except (NotImplementedError, RuntimeError):
+            if hollow:  # the shape of the result depends on values
+                return False
+            raise
+        origins = dict.fromkeys(o for n in sources for o in self.learned.get(n.name, ()))
+        if origins:
+            self.learned[fx.name] = tuple(origins)
         if not isinstance(value, Tensor):
             return True
         same = next((n.name for n in sources if self.fixed[n.name] is value), None)
@@ -216,7 +260,9 @@ class Reader(Choosing):
             self.names[fx.name], self.fixed[fx.name] = self.constant(fx, value), value
             return None
         if op in _IDENTITY:
-            if isinstance(fx.args[0], torch.fx.Node):
+            if _counts_truth(fx):  # true is 1 from here on; a product with 1 says so in every back end
+                self.emit(fx, "mul", [self.tensor(fx.args[0])], {"scalar": 1.0})
+            elif isinstance(fx.args[0], torch.fx.Node):
                 self.alias[fx.name] = self.tensor(fx.args[0])
             return None
         if op in _RESHAPE:
@@ -246,7 +292,8 @@ class Reader(Choosing):
             node.name = f"{fx.name}_{node.name}"
             if node.op == "placeholder":
                 source = next(given)
-                for table in (self.alias, self.names, self.fixed, self.learned):
+                tables: tuple[dict[str, Any], ...] = (self.alias, self.names, self.fixed, self.learned)
+                for table in tables:
                     if source.name in table:
                         table[node.name] = table[source.name]
             elif node.op == "call_function":
@@ -289,6 +336,12 @@ def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     return program
 
 
+def _counts_truth(fx: Any) -> bool:
+    """A tensor of booleans becomes one of numbers."""
+    source, val = getattr(fx.args[0], "meta", {}).get("val"), fx.meta.get("val")
+    return isinstance(source, Tensor) and isinstance(val, Tensor) and source.dtype == torch.bool != val.dtype
+
+
 def _line(fx: Any) -> str:
     """File and line of the caller's program, the last frame that is not one of torch's own."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', fx.meta.get("stack_trace") or "")
@@ -311,16 +364,54 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def trace(module: nn.Module | torch.export.ExportedProgram, example: Tensor | tuple[Tensor, ...] | None = None) -> Graph:
+def _reason(error: BaseException) -> str:
+    """The first line of an error, and the operation that it came from where the way down shows one."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    op, at = "", error.__traceback__
+    while at is not None:
+        found = at.tb_frame.f_locals.get("func")
+        op, at = str(found) if isinstance(found, torch._ops.OpOverload) else op, at.tb_next
+    if "data-dependent" in reason:
+        op = "aten.item"
+    if place := re.search(r'raised this error:\s+File "([^"]+)", line (\d+)', str(error)):
+        reason = f"{reason} At {Path(place[1]).name}:{place[2]}."
+    named = re.search(r"(?:aten|prims|torchvision|netwright)[.:]+\w+", str(error))
+    op = named[0] if named else op
+    return f"{reason} (operation {op})" if op and op not in reason else reason
+
+
+def hollow(build: Callable[[], nn.Module]) -> nn.Module:
+    """The module that `build` makes, at inference and without weights: its tensors have shapes and no values. A module that
+    reads its own values while it is built is built with them."""
+    try:
+        with torch.device("meta"):
+            return build().eval()
+    except (NotImplementedError, RuntimeError, ValueError, TypeError):
+        return build().eval()
+
+
+def _program(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    with _quiet(), torch.no_grad():
+        return torch.export.export(module, inputs, strict=False)
+
+
+def trace(
+    module: nn.Module | torch.export.ExportedProgram,
+    example: Tensor | tuple[Tensor, ...] | None = None,
+    *,
+    counting: bool = False,
+) -> Graph:
     """Turn a module (at inference) into a `Graph` with its parameters' values.
 
     Args:
         module: any `nn.Module`, or a program that `torch.export` saved.
         example: an input [N, ...], or a tuple of inputs; only shapes and types matter. Use N = 1 to count at batch 1.
+        counting: the graph shall be counted and drawn, not run: it holds no values, the module may lie on the meta device
+            (see `hollow`), and where `torch.export` fails, one run with the example is recorded (the branch that it takes).
 
     Raises:
         TraceError: the module cannot be exported (control flow that depends on data, Python objects as inputs, wrong
-            input shape); the message carries the first line of the reason.
+            input shape); the message carries the first line of the reason and the operation where one is to blame.
     """
     if isinstance(module, GraphModule) and not len(module.layers):
         return module.to_graph()
@@ -328,22 +419,29 @@ def trace(module: nn.Module | torch.export.ExportedProgram, example: Tensor | tu
         if example is None:
             raise TraceError("tracing a module needs an example input; give its shape, for example --input 1x3x224x224")
         inputs = example if isinstance(example, tuple) else (example,)
-        training = module.training
+        if any(p.is_meta for p in module.parameters()):
+            inputs = tuple(i.to("meta") for i in inputs)
+        modes = [(m, m.training) for m in module.modules()]
         module.eval()
         try:
-            with _quiet(), torch.no_grad():
-                program = torch.export.export(module, inputs, strict=False)
+            program = _program(module, inputs)
         except TraceError:
             raise
         except Exception as error:
             shapes = ", ".join("x".join(map(str, i.shape)) for i in inputs)
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            reason = _reason(error)
+            if counting:
+                try:
+                    return record(module, inputs)
+                except Failed as failed:
+                    reason = f"{failed}; torch.export says: {reason}"
             raise TraceError(
-                f"{type(module).__name__} could not be traced with input {shapes}: {reason.strip()} "
+                f"{type(module).__name__} could not be traced with input {shapes}: {reason} "
                 "Check the input shape; control flow that depends on the data needs `netwright.design.paths.trace_paths`."
             ) from error
         finally:
-            module.train(training)
+            for part, mode in modes:
+                part.training = mode
     else:
         program = module
     reader = Reader(_functional(program))
@@ -351,6 +449,6 @@ def trace(module: nn.Module | torch.export.ExportedProgram, example: Tensor | tu
     values = {
         k: reader.state[k].detach().cpu().numpy()
         for k in graph.params
-        if not reader.state[k].is_meta and reader.state[k].dtype != torch.bfloat16
+        if not counting and not reader.state[k].is_meta and reader.state[k].dtype != torch.bfloat16
     }
     return Graph(graph.nodes, graph.outputs, graph.params, values)

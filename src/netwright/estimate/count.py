@@ -1,8 +1,19 @@
 """Counting: operations, parameters and bytes of a Graph, at batch 1.
 
-MACs are those of the tracer (biases not counted). All time steps of a spiking network count once in ``macs``; what its
-events cost stands in ``synaptic_ops``: spikes times fan-out, the fan-out being MACs by input elements, as Merolla et al.,
-Science 2014, count synaptic operations.
+    macs              multiply-accumulates of convolutions, matrix products, attention (both products) and recurrent layers;
+                      biases, norms, pooling and activation functions have none; all time steps count once
+    parameters        learned values behind the outputs, shared ones once; running statistics and other buffers are none
+    bops              sum of MACs * weight bits * activation bits; an 8-bit layer has 64, a float layer 1,024 a MAC
+    binary_ops        MACs of signs by signs, a part of the MACs
+    synaptic_ops      additions that spikes cause: spikes of all steps times fan-out, the fan-out being MACs by input elements
+                      (Merolla et al., Science 2014)
+    analog_macs       MACs * steps of a spiking network's layers that read values instead of spikes
+    weight_bytes      everything that is stored, at its own bit width, running statistics and scales too
+    activation_bytes  every tensor that an operation writes, all time steps; views write none
+    peak_bytes        largest sum of living tensors over the execution order (`memory.timeline` says which)
+
+Many tools print twice the MACs as FLOPs, or leave attention's products out; some papers count norms and biases in. What a
+published figure counts decides whether it can agree to the last digit.
 """
 
 from __future__ import annotations
@@ -10,7 +21,8 @@ from __future__ import annotations
 from typing import Any
 
 from netwright.core.cost import Cost, How, Quantity
-from netwright.core.graph import LEARNED, VIEWS, Graph, Node
+from netwright.core.errors import NetwrightError
+from netwright.core.graph import CONSTANT, LEARNED, VIEWS, Graph, Node
 from netwright.core.target import Target
 from netwright.estimate.energy import energy
 from netwright.estimate.flow import BINARY, analog_layers, operand_bits, spikes, synaptic_operations
@@ -42,6 +54,13 @@ def bops(graph: Graph) -> int:
     return total
 
 
+def parameters(graph: Graph) -> int:
+    """Learned values behind the outputs, shared ones once: those of weighted layers and norms, and those that the program
+    reads by themselves (class tokens, tables of positions). Running statistics, buffers and rescaling factors are none."""
+    seen = set[str]()
+    return sum(_learned(graph, node, seen) for node in graph)
+
+
 def cost(graph: Graph, target: Target | None = None) -> Cost:
     """Counted quantities of one inference at batch 1; with `target` also the modelled energy.
 
@@ -55,7 +74,7 @@ def cost(graph: Graph, target: Target | None = None) -> Cost:
 
     found = {
         "macs": counted(graph.macs, "MAC", "all multiply-accumulates at batch 1; time steps count once"),
-        "parameters": counted(graph.parameters, "parameters", "learned values; running statistics and rescaling factors are not"),
+        "parameters": counted(parameters(graph), "parameters", "learned values behind the outputs; running statistics are not"),
         "weight_bytes": counted(graph.weight_bytes, "B", "everything that is stored, at its own bit width"),
         "activation_bytes": counted(graph.activation_bytes, "B", "every tensor that is written, all time steps"),
         "peak_bytes": counted(graph.peak_bytes, "B", "largest sum of live tensors in execution order"),
@@ -71,23 +90,51 @@ def cost(graph: Graph, target: Target | None = None) -> Cost:
     return Cost(found)
 
 
-def _params(graph: Graph, node: Node, seen: set[str]) -> int:
-    """Elements of the node's learned parameters that no earlier node has used (as `Graph.parameters` counts them)."""
-    fresh = {key for role, key in node.weights.items() if role in LEARNED and node.op != "dequantize"} - seen
+def compare(a: Cost, b: Cost) -> list[dict[str, Any]]:
+    """Two costs side by side, one row a quantity, in the order of `a`, then what only `b` has.
+
+    Keys: name, unit, a and b (None where one lacks it), how_a, how_b, difference (b - a), ratio (b / a; None at a = 0), and
+    `apart`: the spreads do not overlap (a value without a spread is a point), so that the order is not chance.
+
+    Raises:
+        NetwrightError: a quantity stands in two units.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys((*a, *b)):
+        x, y = a.get(name), b.get(name)
+        if x and y and x.unit != y.unit:
+            raise NetwrightError(f"{name} cannot be compared: one is in {x.unit}, the other in {y.unit}. Estimate both alike.")
+        row: dict[str, Any] = {"name": name, "difference": None, "ratio": None, "apart": False}
+        for side, q in (("a", x), ("b", y)):
+            row |= {side: q.value, f"how_{side}": q.how, "unit": q.unit} if q else {side: None, f"how_{side}": None}
+        if x and y:
+            (low_x, high_x), (low_y, high_y) = (q.spread or (q.value, q.value) for q in (x, y))
+            row |= {"difference": y.value - x.value, "ratio": y.value / x.value if x.value else None}
+            row["apart"] = high_x < low_y or high_y < low_x
+        rows.append(row)
+    return rows
+
+
+def _learned(graph: Graph, node: Node, seen: set[str]) -> int:
+    """Learned values of the node that no earlier node has used; the tracer says how many stand behind computed ones."""
+    roles = LEARNED | {"value"}
+    keys = {key for role, key in node.weights.items() if role in roles and node.op != "dequantize"}
+    fresh = {key for key in keys if not key.startswith(CONSTANT)} - seen
     seen |= fresh
-    return sum(graph.params[key].elements for key in fresh)
+    return sum(graph.params[key].elements for key in fresh) + int(node.attrs.get("learned", 0))
 
 
 def table(graph: Graph) -> list[dict[str, Any]]:
     """One row a layer, in execution order, plain values only.
 
     Keys: name, path (of the module), op, shape, macs, params (shared ones at their first use), weight_bits (0 without
-    weights), activation_bytes, share (of all MACs), rate and steps (of the output).
+    weights), activation_bytes, share (of all MACs), rate and steps (of the output). Views and constants have no row, unless
+    they hold learned values, so that the rows' parameters add up to the network's.
     """
     total, seen, rows = graph.macs, set[str](), []
     for node in graph:
-        params = _params(graph, node, seen)
-        if node.op in VIEWS:
+        params = _learned(graph, node, seen)
+        if node.op in VIEWS and not params:
             continue
         weight = graph.params.get(node.weights.get("weight", ""))
         widest = max((graph.params[k].bits for k in node.weights.values()), default=0)

@@ -19,21 +19,19 @@ the twin in rates, one pass of clip(x / threshold, 0, 1), which trains as usual 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netwright.core.errors import NetwrightError
 from netwright.core.paper import Paper
 from netwright.core.space import Arch, Space, choice
+from netwright.design.blocks.cell import EDGES, Cell, Operators, read, write
 
 MakeNeuron = Callable[[float], nn.Module]
-EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 OPERATIONS = ("none", "skip", "low", "middle", "high")
 THRESHOLDS = {"low": 0.5, "middle": 1.0, "high": 1.5}
 LARGEST = 32  # side behind the stem
@@ -66,15 +64,9 @@ class OverTime(nn.Module):
 
 
 @dataclass(frozen=True)
-class Cells:
+class Cells(Operators):
     """One network; its operators may be domains (then it is a space)."""
 
-    e01: Any
-    e02: Any
-    e03: Any
-    e12: Any
-    e13: Any
-    e23: Any
     shape: tuple[int, int, int]
     classes: int
     width: int
@@ -83,9 +75,6 @@ class Cells:
     steps: int
     neuron: MakeNeuron | None
 
-    def operation(self, a: int, b: int) -> str:
-        return str(getattr(self, f"e{a}{b}"))
-
     def build(self) -> nn.Module:
         """The network, [N, C, H, W] -> [N, classes]."""
         return CellNet(self)
@@ -93,30 +82,14 @@ class Cells:
     def fire(self, threshold: float) -> nn.Module:
         return Rate(threshold) if self.neuron is None else OverTime(self.neuron(threshold), self.steps)
 
+    def cell(self, width: int) -> Cell:
+        def make(name: str) -> nn.Module | None:
+            if (threshold := THRESHOLDS.get(name)) is None:
+                return None
+            conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+            return nn.Sequential(self.fire(threshold), conv, nn.BatchNorm2d(width))
 
-class Cell(nn.Module):
-    def __init__(self, config: Cells, width: int):
-        super().__init__()
-        self.config = config
-        self.edges = nn.ModuleDict()
-        for a, b in EDGES:
-            if (threshold := THRESHOLDS.get(name := config.operation(a, b))) is not None:
-                conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
-                self.edges[f"e{a}{b}_{name}"] = nn.Sequential(config.fire(threshold), conv, nn.BatchNorm2d(width))
-
-    def along(self, a: int, b: int, x: Tensor) -> Tensor | None:
-        name = self.config.operation(a, b)
-        if name in THRESHOLDS:
-            y: Tensor = self.edges[f"e{a}{b}_{name}"](x)
-            return y
-        return x if name == "skip" else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        nodes = [x]
-        for b in (1, 2, 3):
-            arrived = [y for a in range(b) if (y := self.along(a, b, nodes[a])) is not None]
-            nodes.append(sum(arrived[1:], arrived[0]) if arrived else torch.zeros_like(x))
-        return nodes[3]
+        return Cell(self, make)
 
 
 class CellNet(nn.Module):
@@ -128,12 +101,12 @@ class CellNet(nn.Module):
         while max(sides) > LARGEST:
             stride, sides = 2 * stride, (-(-sides[0] // 2), -(-sides[1] // 2))
         self.stem = nn.Sequential(nn.Conv2d(c.shape[0], c.width, 3, stride, 1, bias=False), nn.BatchNorm2d(c.width))
-        self.cell1 = Cell(c, c.width)
+        self.cell1 = c.cell(c.width)
         self.down = nn.Sequential(
             nn.BatchNorm2d(c.width), c.fire(1.0), nn.Conv2d(c.width, 2 * c.width, 3, padding=1, bias=False),
             nn.BatchNorm2d(2 * c.width), nn.AvgPool2d(2),
         )  # fmt: skip
-        self.cell2 = Cell(c, 2 * c.width)
+        self.cell2 = c.cell(2 * c.width)
         self.last = nn.Sequential(nn.BatchNorm2d(2 * c.width), c.fire(1.0), nn.AvgPool2d(2))
         features = 2 * c.width * (sides[0] // 4) * (sides[1] // 4)
         self.hidden = nn.Sequential(nn.Dropout(0.5), nn.Linear(features, c.hidden, bias=False), c.fire(1.0))
@@ -209,7 +182,7 @@ class SpikeNAS:
     @staticmethod
     def format(arch: Arch) -> str:
         """As NAS-Bench-201 writes cells: ``|low~0|+|skip~0|none~1|+|high~0|none~1|low~2|``, node by node with its sources."""
-        return "+".join("|" + "".join(f"{arch[f'e{a}{b}']}~{a}|" for a in range(b)) for b in (1, 2, 3))
+        return write(arch)
 
     @classmethod
     def parse(cls, text: str) -> Arch:
@@ -218,13 +191,4 @@ class SpikeNAS:
         Raises:
             NetwrightError: another form, or an operator that is not in the space.
         """
-        found = re.findall(r"([^|+~]+)~(\d)\|", text)
-        values = {f"e{a}{b}": name for (name, a), b in zip(found, (1, 2, 2, 3, 3, 3), strict=False)}
-        if set(values) != {f"e{a}{b}" for a, b in EDGES} or not set(values.values()) <= set(OPERATIONS):
-            raise NetwrightError(
-                f"{text!r} is no cell of SpikeNAS-Bench. Write |o~0|+|o~0|o~1|+|o~0|o~1|o~2| with o of {', '.join(OPERATIONS)}."
-            )
-        arch = Arch(cls.name, tuple((f"e{a}{b}", values[f"e{a}{b}"]) for a, b in EDGES))
-        if cls.format(arch) != text:
-            raise NetwrightError(f"{text!r} is no cell of SpikeNAS-Bench; the nearest is {cls.format(arch)!r}.")
-        return arch
+        return read(text, cls.name, "SpikeNAS-Bench", OPERATIONS)
