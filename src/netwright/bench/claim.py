@@ -6,14 +6,18 @@ import csv
 import datetime
 import io
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from netwright import __version__
 from netwright.core.cost import Quantity
+from netwright.core.errors import NetwrightError
 from netwright.core.files import write_text
+from netwright.measure.machine import machine
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt,
@@ -74,6 +78,26 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, text.getvalue())
         return path
+
+
+Stages = Mapping[str, tuple[Callable[[], Iterator[Claim]], tuple[str, ...]]]  # title -> a measurement, the claims that it gives
+
+
+def collect(
+    name: str, bounds: Mapping[str, tuple[str, float]], stages: Stages, progress: Callable[[int, int, str], None] | None
+) -> Bench:
+    """All claims of `bounds`, in their order; one that cannot be measured here has no value and says why."""
+    torch.set_num_threads(1)
+    claims: list[Claim] = []
+    for i, (title, (measure, ids)) in enumerate(stages.items()):
+        if progress is not None:
+            progress(i, len(stages), f"bench: {title}")
+        try:
+            claims.extend(measure())
+        except NetwrightError as error:
+            claims.extend(Claim(id, None, "", "measured", 0, why=str(error)) for id in ids)
+    order = list(bounds)
+    return Bench(name, machine(), bounds, sorted(claims, key=lambda c: order.index(c.id)))
 
 
 def ratio(id: str, timed: Mapping[str, Quantity], ours: str, theirs: str, rounds: int, note: str = "") -> Claim:

@@ -22,17 +22,15 @@ from torch.nn import functional as F
 
 from netwright.bench.cells import Cells, Values
 from netwright.bench.cifar import STEPS, TAUGHT, Cifar, method
-from netwright.bench.claim import Bench, Claim
+from netwright.bench.claim import Bench, Claim, collect
 from netwright.bench.gradients import largest_gradient_error
 from netwright.bench.language import Language
 from netwright.bench.networks import small_resnet
 from netwright.compress import CATALOGUE, NUPES, OTO, BitNet, BiViT, Int8, Lottery, RandomTicket, Uniform
 from netwright.compress.stitch import Stitchable
-from netwright.core.errors import DataError
 from netwright.deploy.c99 import build
 from netwright.design import trace
 from netwright.measure.latency import time_side_by_side
-from netwright.measure.machine import machine
 from netwright.pipeline.fitting import Fitting, Progress
 from netwright.train import fit
 from netwright.train.evaluate import accuracy
@@ -273,16 +271,5 @@ def run(
     again: bool = False,
 ) -> Bench:
     """All claims of `BOUNDS`; one that cannot be measured here has no value and says why."""
-    claims: list[Claim] = []
-    torch.set_num_threads(1)
     bench = Compress(Cells(cells / "compress", again), Path("runs/bench-compress"), rounds, seed, progress)
-    stages = bench.stages()
-    for i, (name, (measure, ids)) in enumerate(stages.items()):
-        if progress is not None:
-            progress(i, len(stages), f"bench: {name}")
-        try:
-            claims.extend(measure())
-        except DataError as error:
-            claims.extend(Claim(id, None, "", "measured", 0, why=str(error)) for id in ids)
-    order = list(BOUNDS)
-    return Bench("compress", machine(), BOUNDS, sorted(claims, key=lambda c: order.index(c.id)))
+    return collect("compress", BOUNDS, bench.stages(), progress)

@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 from netwright.bench.cells import Cells
-from netwright.bench.claim import Bench, Claim
+from netwright.bench.claim import Bench, Claim, collect
 from netwright.bench.estimate import accuracy, cost, latency, proxies
-from netwright.core.errors import NetwrightError
-from netwright.measure.machine import machine
 from netwright.pipeline.fitting import Progress
 
 PARTS = (cost, accuracy, latency, proxies)
@@ -42,15 +38,4 @@ def run(
     again: bool = False,
 ) -> Bench:
     """All claims of `BOUNDS`; one that cannot be measured here has no value and says why."""
-    torch.set_num_threads(1)
-    claims: list[Claim] = []
-    wanted = stages(Cells(cells / "estimate", again), progress)
-    for i, (name, (measure, ids)) in enumerate(wanted.items()):
-        if progress is not None:
-            progress(i, len(wanted), f"bench: {name}")
-        try:
-            claims.extend(measure())
-        except NetwrightError as error:
-            claims.extend(Claim(id, None, "", "measured", 0, why=str(error)) for id in ids)
-    order = list(BOUNDS)
-    return Bench("estimate", machine(), BOUNDS, sorted(claims, key=lambda c: order.index(c.id)))
+    return collect("estimate", BOUNDS, stages(Cells(cells / "estimate", again), progress), progress)

@@ -10,14 +10,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from netwright.bench.cells import Cells
-from netwright.bench.claim import Bench, Claim
+from netwright.bench.claim import Bench, Claim, collect
 from netwright.bench.spike import conversion, exchange, exits, gradients, lossless, models, simulation, training
 from netwright.bench.spike.networks import Trained
-from netwright.core.errors import DataError
-from netwright.measure.machine import machine
 from netwright.pipeline.fitting import Progress
 
 PARTS = (conversion, lossless, exits, simulation, gradients, models, exchange, training)
@@ -53,15 +49,4 @@ def run(
     again: bool = False,
 ) -> Bench:
     """All claims of `BOUNDS`; one that cannot be measured here has no value and says why."""
-    torch.set_num_threads(1)
-    claims: list[Claim] = []
-    wanted = stages(Cells(cells / "spike", again), rounds, seed, progress)
-    for i, (name, (measure, ids)) in enumerate(wanted.items()):
-        if progress is not None:
-            progress(i, len(wanted), f"bench: {name}")
-        try:
-            claims.extend(measure())
-        except DataError as error:
-            claims.extend(Claim(id, None, "", "measured", 0, why=str(error)) for id in ids)
-    order = list(BOUNDS)
-    return Bench("spike", machine(), BOUNDS, sorted(claims, key=lambda c: order.index(c.id)))
+    return collect("spike", BOUNDS, stages(Cells(cells / "spike", again), rounds, seed, progress), progress)
