@@ -99,7 +99,7 @@ def parameters(name: str) -> int:
 
 
 def test_published_variants_have_the_published_sizes():
-    """Millions as the papers print them."""
+    """Millions, against the papers' figures as we know them (from memory, not looked up)."""
     assert round(parameters("meta_spikeformer_8_384") / 1e6, 1) == 31.3
     assert round(parameters("meta_spikeformer_8_512") / 1e6, 1) == 55.3  # the paper prints 55.4
     assert round(parameters("lmuformer_speech_commands") / 1e6, 2) == 1.62

@@ -2,7 +2,8 @@
 
 Devices are split as HELP splits them: nine are known, six (NAS-Bench-201) and three (FBNet) are new. Unlike HELP, which predicts
 from the architecture alone, the latencies of every architecture on the known devices are read from the table. What was measured,
-and its isomorphic twins, are not asked. The method's settings were chosen on known devices and HELP's four validation devices.
+and its isomorphic twins, are not asked. The method's settings
+were explored with the correlations of test devices in sight as well as those of known ones: the figures are not blind.
 
 timm publishes its speed on three GPUs in fifteen settings: all settings of one GPU are left out together.
 """
