@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -25,6 +26,12 @@ from netwright.design.execute import GraphModule
 from netwright.design.trace import trace
 from netwright.design.zoo import timm_model
 from netwright.testing.compress import ExampleNet, few_steps
+
+
+def timm_vit() -> nn.Module:
+    if find_spec("timm") is None:
+        pytest.skip("timm is not installed (pip install 'netwright[zoo]')")
+    return timm_model("test_vit")
 
 
 def seeded(make):
@@ -119,13 +126,13 @@ def lively(net: nn.Module) -> nn.Module:
 
 NETWORKS = {
     "example": (ExampleNet, (1, 8, 8)), "resnet": (resnet, (1, 8, 8)), "dense": (Dense, (1, 8, 8)),
-    "mobile": (Mobile, (1, 8, 8)), "shuffled": (Shuffled, (1, 8, 8)), "vit": (lambda: timm_model("test_vit"), (3, 160, 160)),
+    "mobile": (Mobile, (1, 8, 8)), "shuffled": (Shuffled, (1, 8, 8)), "vit": (timm_vit, (3, 160, 160)),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def vit() -> Graph:
-    return trace(seeded(lambda: timm_model("test_vit")).eval(), torch.zeros(1, 3, 160, 160))
+    return trace(seeded(timm_vit).eval(), torch.zeros(1, 3, 160, 160))
 
 
 @pytest.fixture(params=NETWORKS)

@@ -111,7 +111,7 @@ def test_tables_from_files(tmp_path, suffix):
             writer.writeheader()
             writer.writerows([*rows, {**rows[0], "acc": ""}])
     table = read_table(path, "acc", numbers=("p",))
-    assert len(table) == 30 and len(table.cells) == 30 and set(table.features.blocks) == {"graph", "words", "numbers"}
+    assert len(table) == 30 and len(table.features.cells) == 30 and set(table.features.blocks) == {"graph", "words", "numbers"}
     with pytest.raises(DataError, match="no column 'accuracy'"):
         read_table(path, "accuracy")
 
@@ -120,9 +120,12 @@ def test_tables_of_codes_and_of_adjacencies():
     codes = make_table([{"arch": f"{a}-k{b}_e{a}", "y": str(a + b)} for a in range(3) for b in (3, 5)], "y")
     assert codes.features.names["code"][:2] == ("0", "1=k3_e0") and codes.features.blocks["code"].shape == (6, 7)
     row = {"m": "0110" + "0001" + "0001" + "0000", "ops": "conv3x3|maxpool3x3", "y": "1"}
-    assert make_table([row], "y", ("m", "ops")).cells[0].join == "concat"
+    assert make_table([row], "y", ("m", "ops")).features.cells[0].join == "concat"
     edges = {f"e{a}{b}": "2" for a, b in EDGES}
-    assert make_table([{**edges, "y": "1"}], "y", tuple(edges), operations=OPERATIONS).cells[0].operations.count("conv1x1") == 6
+    assert (
+        make_table([{**edges, "y": "1"}], "y", tuple(edges), operations=OPERATIONS).features.cells[0].operations.count("conv1x1")
+        == 6
+    )
     with pytest.raises(DataError, match="tokens"):
         make_table([{"arch": "a-b", "y": "1"}, {"arch": "a", "y": "2"}], "y")
     with pytest.raises(DataError, match="is not a cell"):

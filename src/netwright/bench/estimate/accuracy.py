@@ -134,9 +134,7 @@ class Accuracy:
         table = self.nb201[np.isfinite(self.nb201.columns["params"])]
         names = (*(f"c10_{p}" for p in PROXIES), "flops", "params")
         block = np.stack([scores(table.columns[n]) for n in names], 1)
-        return Table(
-            table.features | Features({"numbers": block}, {"numbers": names}), table.y, table.classes, table.cells, table.columns
-        )
+        return Table(table.features | Features({"numbers": block}, {"numbers": names}), table.y, table.classes, table.columns)
 
     @cached_property
     def spike(self) -> Table:

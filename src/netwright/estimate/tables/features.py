@@ -38,11 +38,13 @@ RARE = 0.002
 class Features:
     """What predictors read: blocks of columns [N, columns] by name, and the columns' names.
 
-    The block ``words`` holds counts of substructures, every other block plain numbers.
+    The block ``words`` holds counts of substructures, every other block plain numbers. Where the architectures are graphs, they
+    stand in `cells` themselves, for predictors that read graphs.
     """
 
     blocks: Mapping[str, Array]
     names: Mapping[str, tuple[str, ...]]
+    cells: tuple[Cell, ...] = ()
 
     @classmethod
     def of(cls, numbers: Array, name: str = "numbers") -> Features:
@@ -54,16 +56,17 @@ class Features:
         return len(next(iter(self.blocks.values())))
 
     def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Features:
-        return Features({k: v[rows] for k, v in self.blocks.items()}, self.names)
+        picked = tuple(self.cells[i] for i in np.arange(len(self))[rows]) if self.cells else ()
+        return Features({k: v[rows] for k, v in self.blocks.items()}, self.names, picked)
 
     def __or__(self, other: Features) -> Features:
         """The blocks of both, for the same architectures."""
         if len(self) != len(other):
             raise DataError(f"features of {len(self)} and of {len(other)} architectures cannot stand side by side.")
-        return Features({**self.blocks, **other.blocks}, {**self.names, **other.names})
+        return Features({**self.blocks, **other.blocks}, {**self.names, **other.names}, self.cells or other.cells)
 
     def only(self, *blocks: str) -> Features:
-        return Features({k: self.blocks[k] for k in blocks}, {k: self.names[k] for k in blocks})
+        return Features({k: self.blocks[k] for k in blocks}, {k: self.names[k] for k in blocks}, self.cells)
 
     @property
     def numbers(self) -> Array:
@@ -211,4 +214,4 @@ def describe(cells: Sequence[Cell], *, like: Features | None = None, kinds: Sequ
         for word, c in words.items():
             if word in at:
                 counts[i, at[word]] = c
-    return Features({"graph": numbers[rows], "words": counts[rows]}, {"graph": names, "words": kept})
+    return Features({"graph": numbers[rows], "words": counts[rows]}, {"graph": names, "words": kept}, tuple(cells))

@@ -35,23 +35,20 @@ class Table:
         features: what predictors read.
         y: label [N], more is better.
         classes: isomorphism class of each architecture, a number [N]; equal codes are one class.
-        cells: where the architectures are graphs.
         columns: the further columns as they stand in the file, by name, each [N].
     """
 
     features: Features
     y: Array
     classes: NDArray[np.intp]
-    cells: tuple[Cell, ...] = ()
     columns: dict[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Table:
-        picked = tuple(self.cells[i] for i in np.arange(len(self))[rows]) if self.cells else ()
         columns = {k: v[rows] for k, v in self.columns.items()}
-        return Table(self.features[rows], self.y[rows], self.classes[rows], picked, columns)
+        return Table(self.features[rows], self.y[rows], self.classes[rows], columns)
 
 
 def codes(texts: Sequence[str]) -> Features:
@@ -188,7 +185,7 @@ def make_table(
         features = features | Features(
             {"numbers": np.stack([scores(v) for v in columns.values()], 1)}, {"numbers": tuple(numbers)}
         )
-    return Table(features, y, np.unique(keys, return_inverse=True)[1], cells, columns)
+    return Table(features, y, np.unique(keys, return_inverse=True)[1], columns)
 
 
 def read_table(
