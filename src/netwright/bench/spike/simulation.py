@@ -42,6 +42,7 @@ BOUNDS: dict[str, tuple[str, float]] = {
     "simulate_mismatches": ("==", 0.0),
 }
 FLOAT, INT8, PROGRAM, LAST = "netwright float", "netwright int8", "netwright C", torch.channels_last
+OWN = " without torch.compile"
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,8 @@ class Simulation:
         converter = LocalThresholdBalancing(steps=steps, iterations=16, images=64)
         return converter.convert(self.trained.module, self.trained.calibration[:1], self.trained.calibration[:1024])
 
-    def peer(self, name: str, layers: list[nn.Module], steps: int, x: Tensor) -> tuple[dict[str, float], Timed]:
-        """Images per second of every form, the fastest first, and the fastest."""
+    def peer(self, name: str, layers: list[nn.Module], steps: int, x: Tensor) -> tuple[dict[str, float], Timed, Timed]:
+        """Images per second of every form, the fastest first, the fastest, and the fastest without torch.compile."""
         tried: dict[str, tuple[float, Timed]] = {}
         for n in self.batches:
             torch._dynamo.reset()  # shapes of another batch would make later forms slower
@@ -201,7 +202,8 @@ class Simulation:
                         raise
                     tried[f"{name} {form}, batch {n}: {type(error).__name__}"] = (float("inf"), timed)
         order = sorted(tried, key=lambda key: tried[key][0])
-        return {key: round(1 / tried[key][0], 1) for key in order}, tried[order[0]][1]
+        own = next(key for key in order if "compiled" not in key)
+        return {key: round(1 / tried[key][0], 1) for key in order}, tried[order[0]][1], tried[own][1]
 
     def time(self, steps: int) -> tuple[dict[str, Quantity], dict[str, dict[str, float]], int]:
         """Microseconds an image of everything that runs here, images per second of each peer's forms, and wrong logits."""
@@ -220,7 +222,7 @@ class Simulation:
             names: dict[str, dict[str, float]] = {}
             for peer in self.peers:
                 if importlib.util.find_spec(peer) is not None:
-                    names[peer], timed[peer] = self.peer(peer, layers, steps, x)
+                    names[peer], timed[peer], timed[f"{peer}{OWN}"] = self.peer(peer, layers, steps, x)
             took = time_side_by_side({k: t.run for k, t in timed.items()}, rounds=self.rounds, warmup=1, min_batch_us=1.0)
         return {k: _per_image(q, timed[k].images) for k, q in took.items()}, names, wrong
 
@@ -245,6 +247,7 @@ class Simulation:
             reference: dict[str, Any] = {"name": next(iter(results[worst][1][peer]))}
             for steps, (took, _, _) in results.items():
                 reference[f"T{steps}"] = round(ratios[steps], 2)
+                reference[f"T{steps}{OWN}"] = round(took[f"{peer}{OWN}"].value / took[ours].value, 2)
                 reference |= {f"T{steps} {k} img/s": round(1e6 / q.value, 1) for k, q in took.items()}
             reference["forms tried"] = {steps: names[peer] for steps, (_, names, _) in results.items()}
             value, spread = (None, None) if why else (ratios[worst], (low, high))
