@@ -14,6 +14,8 @@ import torch
 from netwright.core.errors import NetwrightError
 from netwright.design import Supernet, trace
 from netwright.design.spaces import SPACES, NASBench201
+from netwright.design.spaces.nasbench201 import OPERATIONS
+from netwright.spike.convert import unsupported
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
 
@@ -86,6 +88,32 @@ def test_networks_run_trace_and_share_weights():
     assert torch.allclose(supernet.call(arch, x), supernet.subnet(arch).train()(x))
     with pytest.raises(NetwrightError, match="multiples of 4"):
         NASBench201().space((3, 30, 32), 10)
+
+
+def test_operators_can_be_left_out_but_not_invented():
+    space = NASBench201(width=4, depth=1, operations=("skip_connect", "nor_conv_1x1")).space((1, 8, 8), 10)
+    assert space.size == 2**6
+    with pytest.raises(NetwrightError, match=r"operator of NAS-Bench-201 named 'nor_conv_2x2'\. Did you mean 'nor_conv_"):
+        _ = NASBench201(operations=("nor_conv_2x2",)).edges
+    with pytest.raises(NetwrightError, match="nothing left"):
+        NASBench201().only(())
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_a_probe_has_its_operator(kind):
+    net = NASBench201().probe(kind)
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 2)
+    held = [key.partition("_")[2] for cell in net.cells if hasattr(cell, "edges") for key in cell.edges]
+    assert set(held) == {kind} - {"none", "skip_connect"}
+
+
+def test_a_node_that_nothing_reaches_is_a_constant_a_channel_and_converts():
+    """Behind a node of zeros a convolution and its norm give one value a channel, which is a bias to neurons."""
+    net = (
+        small().fill(NASBench201.parse("|none~0|+|skip_connect~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_1x1~1|none~2|")).build()
+    )
+    net(torch.rand(16, 1, 8, 8))
+    assert unsupported(trace(net.eval(), torch.zeros(1, 1, 8, 8))) == []
 
 
 def test_parameters_are_those_of_the_table():

@@ -131,6 +131,16 @@ def test_weights_are_shared():
     assert torch.allclose(shared, supernet.subnet(arch).train()(x))
 
 
+@pytest.mark.parametrize("neuron", [None, lif], ids=["rates", "spikes"])
+def test_operators_can_be_left_out_and_probed(neuron):
+    options = SpikeNAS(width=8, hidden=16, cluster=2, steps=2, neuron=neuron, operations=("none", "low", "high"))
+    assert options.space((1, 8, 8), 10).size == 3**6 and options.only(("low",)).choices == ("low",)
+    for kind in options.choices:
+        assert options.probe(kind)(torch.zeros(2, 1, 8, 8)).shape == (2, 2)
+    with pytest.raises(NetwrightError, match=r"operator of SpikeNAS-Bench named 'lower'\. Did you mean 'low'"):
+        SpikeNAS(operations=("lower",)).space((1, 8, 8), 10)
+
+
 def test_the_table_of_the_benchmark():
     folder = os.environ.get("NETWRIGHT_DATA")
     path = Path(folder or ".") / "nas" / "spikenasbench_cifar10.csv.gz"

@@ -12,7 +12,6 @@ from netwright.design import GraphModule, trace
 from netwright.design.models import VARIANTS
 from netwright.design.record import Failed, record
 from netwright.design.trace import hollow
-from netwright.estimate.count import parameters
 
 
 class Gate(nn.Module):
@@ -62,7 +61,7 @@ def test_what_export_refuses_is_recorded_for_counting():
         trace(module, torch.ones(1, 1, 8, 8))
     graph = trace(module, torch.ones(1, 1, 8, 8), counting=True)
     assert graph.macs == MACS
-    assert parameters(graph) == sum(p.numel() for n, p in module.named_parameters() if not n.startswith("small"))
+    assert graph.parameters == sum(p.numel() for n, p in module.named_parameters() if not n.startswith("small"))
     assert {"conv2d", "batch_norm", "relu", "mean", "add", "linear", "softmax", "matmul"} <= {n.op for n in graph}
     assert graph[graph.outputs[0]].spec.shape == (1, 4, 4)
     assert {n.path for n in graph if n.op == "conv2d"} == {"conv"}
@@ -80,14 +79,14 @@ def test_recording_counts_what_tracing_counts(name: str):
     module, x = VARIANTS[name].build().eval(), torch.zeros(1, 1, 8, 8)
     traced, recorded = trace(module, x), record(module, (x,))
     assert recorded.macs == traced.macs
-    assert parameters(recorded) == parameters(traced) == sum(p.numel() for p in module.parameters())
+    assert recorded.parameters == traced.parameters == sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize("name", [n for n, c in VARIANTS.items() if c.classes == 10])
 def test_a_hollow_module_counts_like_a_full_one(name: str):
     x = torch.zeros(1, 1, 8, 8)
     empty, full = trace(hollow(VARIANTS[name].build), x, counting=True), trace(VARIANTS[name].build(), x)
-    assert (empty.macs, parameters(empty), empty.peak_bytes) == (full.macs, parameters(full), full.peak_bytes)
+    assert (empty.macs, empty.parameters, empty.peak_bytes) == (full.macs, full.parameters, full.peak_bytes)
     assert [(n.op, n.spec) for n in empty] == [(n.op, n.spec) for n in full]
     assert not empty.values
 
@@ -147,4 +146,4 @@ def test_models_of_transformers(kind: str):
     tokens, width, layers = 8, 16, 2
     inner = 2 * width if kind == "encoder" else 4 * width
     assert graph.macs == layers * (tokens * (4 * width * width + 2 * width * inner) + 2 * tokens * tokens * width)
-    assert parameters(graph) == sum(p.numel() for p in module.parameters())
+    assert graph.parameters == sum(p.numel() for p in module.parameters())

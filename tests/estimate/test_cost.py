@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from netwright.core import Cost, Graph, NetwrightError, Node, Quantity, Spec
 from netwright.design import trace
+from netwright.design.execute import GraphModule
 from netwright.estimate import cost, table
-from netwright.estimate.count import compare, parameters
+from netwright.estimate.count import compare
 from netwright.estimate.memory import peak, timeline
 from netwright.estimate.roofline import machine_peak, roofline
 
@@ -55,8 +56,8 @@ def mixed() -> tuple[nn.Module, Graph]:
 
 def test_every_learned_value_counts_once_and_buffers_do_not(mixed: tuple[nn.Module, Graph]):
     module, graph = mixed
-    assert parameters(graph) == sum(p.numel() for p in module.parameters())
-    assert cost(graph)["parameters"].value == parameters(graph) == sum(row["params"] for row in table(graph))
+    assert graph.parameters == sum(p.numel() for p in module.parameters())
+    assert cost(graph)["parameters"].value == graph.parameters == sum(row["params"] for row in table(graph))
 
 
 def test_a_parameter_that_no_output_needs_does_not_count():
@@ -68,7 +69,29 @@ def test_a_parameter_that_no_output_needs_does_not_count():
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(self.layer(x))
 
-    assert parameters(trace(Twice(), torch.zeros(1, 4))) == 20
+    assert trace(Twice(), torch.zeros(1, 4)).parameters == 20
+
+
+def test_a_fixed_matrix_multiplies_and_is_no_parameter():
+    class Transformed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("cosines", torch.randn(6, 4))
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(F.linear(x, self.cosines))
+
+    graph = trace(Transformed(), torch.zeros(1, 4))
+    assert graph.parameters == sum(graph.parameters_at.values()) == 21 and graph.macs == 24 + 18
+    assert GraphModule(graph)(torch.ones(1, 4)).shape == (1, 3)
+
+
+def test_what_a_weight_is_computed_from_counts_in_its_place():
+    normed = nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 5))
+    shared = nn.Conv1d(4, 4, 3, padding=1)
+    graph = trace(nn.Sequential(normed, shared, shared), torch.zeros(1, 3, 9))
+    assert graph.parameters == (4 * 3 * 5 + 4 + 4) + (4 * 4 * 3 + 4)
 
 
 def test_macs_are_those_of_torch(mixed: tuple[nn.Module, Graph]):
@@ -183,3 +206,31 @@ def test_published_counts_of_timm_models(name: str, side: int, macs: float | Non
     if macs is not None:
         assert found["macs"] / 1e9 == pytest.approx(macs, abs=2e-6)  # the published figure has the 1,000 biases of the classifier
         assert found["parameters"] / 1e6 == values
+
+
+def test_a_recurrent_layer_multiplies_for_every_row_and_step():
+    graph = trace(nn.LSTM(3, 5, batch_first=True, bidirectional=True), torch.zeros(4, 6, 3))
+    assert graph.macs == 2 * 4 * 6 * 4 * 5 * (3 + 5)
+
+
+def test_products_that_no_input_reaches_are_told_from_the_others():
+    from netwright.bench.estimate.cost import _Fixed
+
+    x, table = torch.zeros(2, 3), torch.ones(5, 3)
+    with torch.no_grad(), _Fixed(x) as counter:
+        fixed = torch.eye(5) @ table
+        (x * 2) @ fixed.t()
+    assert counter.macs == 5 * 5 * 3
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "t5"])
+def test_models_of_transformers_by_their_type(kind: str):
+    if find_spec("transformers") is None:
+        pytest.skip("transformers is not installed (pip install 'netwright[zoo]')")
+    from netwright.cli.model import counted_graph, load_module
+
+    name = f"transformers:{kind},hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=48,vocab_size=50"
+    name += ",d_kv=16,d_ff=48" if kind == "t5" else ""
+    graph = counted_graph(name, None)
+    assert graph.parameters == sum(p.numel() for p in load_module(name).parameters()) and graph.macs > 0
+    assert not graph.values

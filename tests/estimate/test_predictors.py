@@ -9,8 +9,21 @@ import pytest
 from netwright.bench.cells import Cells
 from netwright.bench.estimate.accuracy import BOUNDS, Accuracy, evaluate, ranks
 from netwright.core.errors import DataError, MissingExtra, NetwrightError
-from netwright.estimate.predictors import CATALOGUE, Auto, Boosted, Ensemble, ExtraTrees, GaussianProcess, Ridge, Transfer, prune
+from netwright.estimate.predictors import (
+    CATALOGUE,
+    Auto,
+    Boosted,
+    Ensemble,
+    ExtraTrees,
+    GaussianProcess,
+    ParZC,
+    Ridge,
+    RoBoT,
+    Transfer,
+    prune,
+)
 from netwright.estimate.predictors.role import Scale, normal_scores, quantile, tau
+from netwright.estimate.predictors.transfer import likeness
 from netwright.estimate.tables import Cell, Features, describe, make_table, read_table, split
 from netwright.testing.estimate import check_predictor, toy
 
@@ -22,7 +35,13 @@ SMALL = {
     "forest": CATALOGUE["forest"](trees=30, folds=4),
     "ensemble": Ensemble(members=(GaussianProcess(), ExtraTrees(trees=30, folds=4))),
     "auto": Auto(members=(GaussianProcess(), ExtraTrees(trees=30, folds=4), Ridge())),
+    "robot": RoBoT(trials=12, folds=2),
+    "parzc": ParZC(epochs=40, width=32, samples=4, folds=3, rate=2e-3),
+    "gennape": CATALOGUE["gennape"](hidden=16, layers=2, folds=2, unlabelled=60, steps=120),
+    "aio-p": CATALOGUE["aio-p"](hidden=16, layers=2, folds=5, steps=100),
 }
+ELSEWHERE = ("fbnetv3", "onnx-net")  # have the contract among their own tests
+GRAPHS = ("gennape", "aio-p")
 
 
 def cells(count: int, seed: int = 0) -> list[Cell]:
@@ -34,8 +53,10 @@ def number(features: Features, name: str) -> list[float]:
     return features.blocks["graph"][:, features.names["graph"].index(name)].tolist()
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", [n for n in CATALOGUE if n not in ELSEWHERE])
 def test_contract(name):
+    if name in GRAPHS:
+        pytest.importorskip("torch_geometric")
     check_predictor(SMALL.get(name) or CATALOGUE[name]())
 
 
@@ -118,7 +139,7 @@ def test_tables_from_files(tmp_path, suffix):
 
 def test_tables_of_codes_and_of_adjacencies():
     codes = make_table([{"arch": f"{a}-k{b}_e{a}", "y": str(a + b)} for a in range(3) for b in (3, 5)], "y")
-    assert codes.features.names["code"][:2] == ("0", "1=k3_e0") and codes.features.blocks["code"].shape == (6, 7)
+    assert codes.features.names["code"] == ("0",) and codes.features.names["choice"][3] == "1=k3_e0"
     row = {"m": "0110" + "0001" + "0001" + "0000", "ops": "conv3x3|maxpool3x3", "y": "1"}
     assert make_table([row], "y", ("m", "ops")).features.cells[0].join == "concat"
     edges = {f"e{a}{b}": "2" for a, b in EDGES}
@@ -126,10 +147,9 @@ def test_tables_of_codes_and_of_adjacencies():
         make_table([{**edges, "y": "1"}], "y", tuple(edges), operations=OPERATIONS).features.cells[0].operations.count("conv1x1")
         == 6
     )
-    with pytest.raises(DataError, match="tokens"):
-        make_table([{"arch": "a-b", "y": "1"}, {"arch": "a", "y": "2"}], "y")
+    assert len(make_table([{"arch": "a-b", "y": "1"}, {"arch": "a", "y": "2"}], "y")) == 2
     with pytest.raises(DataError, match="is not a cell"):
-        make_table([{"arch": "{1", "y": "1"}], "y")
+        make_table([{"arch": "|a~0|", "y": "1"}, {"arch": "|a~0", "y": "1"}, {"arch": "a", "y": "1"}], "y")
     with pytest.raises(DataError, match="upper triangular"):
         Cell.reduced(["input", "output"], [[0, 0], [1, 0]])
 
@@ -198,12 +218,20 @@ def test_transfer_ranks_another_space():
     y = sum(w * found.blocks["graph"][:, names.index(f"{k} mean")] for w, k in zip((1.0, 2.0, -1.0), kinds, strict=True))
     y = y + 0.05 * rng.normal(size=500)
     source, pool = found[np.arange(300)], found[np.arange(300, 500)]
-    rank = Transfer(wide=False, prior="").rank(source, y[:300], pool, rng)
+    rank = Transfer(wide=False, prior=()).rank(source, y[:300], pool, rng)
     assert tau(rank, y[300:]) > 0.6
     with pytest.raises(DataError, match="like the target"):
         Transfer().rank(source[np.arange(20)], y[:20], pool, rng)
     with pytest.raises(DataError, match="kinds="):
         Transfer().rank(describe(cells(30), kinds=("conv3x3",)), y[:30], pool, rng)
+
+
+def test_likeness_finds_the_cells_of_the_target():
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(size=(500, 3)), rng.normal(size=(300, 3)) + np.array([2.0, 0.0, 0.0])
+    w = likeness(source, target)
+    assert w.sum() == pytest.approx(1) and w @ source[:, 0] > 0.8 > abs(w @ source[:, 1]) + 0.5
+    assert w.max() / w.min() <= np.exp(6) * (1 + 1e-9)
 
 
 def test_ties_are_broken_at_random():

@@ -8,9 +8,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
 
+from netwright.bench.estimate.proxies import agreement
 from netwright.core.errors import NetwrightError
 from netwright.design import trace
 from netwright.estimate.proxies import (
@@ -297,3 +299,25 @@ def test_more_channels_score_higher():
     for name in ("snip", "synflow", "naswot", "zico", "gradsign", "entropy", "l2_norm", "parameters", "macs", "zen"):
         proxy = CATALOGUE[name]()
         assert score(proxy, network(32), (x, y)) > score(proxy, network(4), (x, y)), name
+
+
+def test_published_values_are_judged_by_rank_or_by_the_proxy_s_own_noise():
+    """A proxy that repeats itself is held to the table; a noisy one passes only where the table is as near as its second seed."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=100)
+
+    def drawn(noise):
+        return list(truth + noise * rng.normal(size=100))
+
+    firm = agreement(drawn(0.1), drawn(0.1), drawn(0.1))
+    assert firm.table > 0.95 and firm.own > 0.95 and firm.low <= firm.table - firm.own <= firm.high
+    noisy = agreement(drawn(1.5), drawn(1.5), drawn(1.5))
+    assert noisy.own < 0.6 and noisy.noise
+    other = agreement(drawn(0.5), drawn(0.5), list(rng.normal(size=100)))
+    assert other.own > 0.6 and not other.noise
+    first, second, published = (list(rng.integers(5, size=30).astype(float)) for _ in range(3))
+    found = agreement(first, second, published)
+    assert found.own == pytest.approx(spearmanr(first, second).statistic)
+    assert found.table == pytest.approx((spearmanr(first, published).statistic + spearmanr(second, published).statistic) / 2)
+    same = agreement([-math.inf, 1.0, 2.0], [-math.inf, 1.0, 2.0], [0.0, 1.0, 2.0], rounds=10)
+    assert same.table == pytest.approx(1) and same.own == pytest.approx(1)

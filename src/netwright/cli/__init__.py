@@ -14,7 +14,7 @@ COMMANDS = {
     "design": ("design:app", "1  Blocks, families and spaces: list, show, draw."),
     "estimate": ("estimate:estimate", "2  What any network costs, layer by layer."),
     "search": ("stages:search", "3  Run a recipe up to the search and print its front."),
-    "train": ("stages:train", "4  Run a recipe up to the trained float network."),
+    "train": ("stages:train", "4  Train one of our families on your data, or run a recipe up to its trained float network."),
     "compress": ("compress:compress", "5  Make a network smaller: your model and data, or a recipe."),
     "spike": ("spike:spike", "6  Turn a trained network into a spiking one: your model and data, or a recipe."),
     "deploy": ("deploy:deploy", "7  Compile any PyTorch network to one C file in a bundle."),

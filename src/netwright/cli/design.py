@@ -18,7 +18,8 @@ app = App(name="design", help="1  Blocks, families and spaces: list, show, draw.
 def _entries() -> dict[str, dict[str, Any]]:
     from netwright.design import blocks
     from netwright.design.models import VARIANTS
-    from netwright.design.spaces import SPACES
+    from netwright.pipeline.spaces import SPACES
+    from netwright.spike.models import VARIANTS as SPIKING
 
     found: dict[str, dict[str, Any]] = {}
     for name, cls in blocks.CATALOGUE.items():
@@ -26,6 +27,8 @@ def _entries() -> dict[str, dict[str, Any]]:
     for name, config in VARIANTS.items():
         about = f"{len(config.stages)} stages of {config.stages[0].block}, {config.classes} classes"
         found[name] = {"kind": "model", "about": about, "object": config}
+    for name, config in SPIKING.items():
+        found[name] = {"kind": "model", "about": f"spiking, {config.name}, {config.classes} classes", "object": config}
     for name, cls in SPACES.items():
         found[name] = {"kind": "space", "about": (inspect.getmodule(cls).__doc__ or "").splitlines()[0], "object": cls}
     return found

@@ -62,8 +62,8 @@ method = "biper"
 steps = {binary}
 
 [spike]
-method = "ltb"
-steps = 16
+method = "fit"
+steps = 8
 """
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netwright.core.decision import Control
 from netwright.core.errors import NetwrightError, UnknownName
 from netwright.core.graph import Graph
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def shape(text: str) -> tuple[int, ...]:
@@ -22,19 +26,56 @@ def shape(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def example(text: str) -> tuple[Tensor, ...]:
+    """`1x3x224x224` -> one tensor of zeros; `int:1x128` -> whole numbers, as tokens are; several inputs with + between them.
+
+    Raises:
+        NetwrightError: no shapes.
+    """
+    import torch
+
+    found = []
+    for part in text.split("+"):
+        kind, _, sizes = part.strip().rpartition(":")
+        if kind not in ("", "int", "float"):
+            raise NetwrightError(f"--input {part!r}: {kind!r} is no kind of numbers. Write int:1x128 or 1x3x224x224.")
+        found.append(torch.zeros(shape(sizes), dtype=torch.long if kind == "int" else torch.float32))
+    return tuple(found)
+
+
 def load_module(model: str, **options: Any) -> Any:
-    """The `nn.Module` behind MODEL: a name of ours, `timm:NAME` (with `options` of timm's), or `file.py:callable`."""
-    if model.startswith("timm:"):
+    """The `nn.Module` behind MODEL: a name of ours, `SPACE:ARCHITECTURE`, `timm:NAME` (with `options` of timm's),
+    `transformers:TYPE` (with `options` of its configuration), `file.py:callable`, or the ``config.json`` of a network that
+    `netwright train --family` has trained."""
+    kind, _, rest = model.partition(":")
+    if kind == "timm":
         from netwright.design.zoo import timm_model
 
-        return timm_model(model.removeprefix("timm:"), **options)
+        return timm_model(rest, **options)
+    if kind == "transformers":
+        from netwright.design.zoo import transformers_model
+
+        name, *fields = rest.split(",")
+        return transformers_model(name, **dict(map(_field, fields)), **options)
     path, _, name = model.rpartition(":")
     if path.endswith(".py"):
         return _from_file(Path(path), name)
-    from netwright.design.models import VARIANTS
+    if model.endswith(".json"):
+        from netwright.pipeline.family import load
 
+        return load(model)
+    from netwright.design.spaces import SPACES
+    from netwright.pipeline.family import VARIANTS
+
+    if kind in SPACES:
+        return _of_space(kind, rest, **options)
     if model not in VARIANTS:
-        raise UnknownName("model (a name of ours, timm:NAME, file.py:callable, a .pt2 program or a bundle)", model, VARIANTS)
+        raise UnknownName(
+            "model (a name of ours, SPACE:ARCHITECTURE, timm:NAME, transformers:TYPE, file.py:callable, a config.json, a .pt2 "
+            "program or a bundle)",
+            model,
+            VARIANTS,
+        )
     return VARIANTS[model].build()
 
 
@@ -54,6 +95,44 @@ def load_trained(
         except (RuntimeError, OSError) as error:
             raise NetwrightError(f"{weights} does not fit {model}: {str(error).splitlines()[0]}") from error
     return module, task
+
+
+def _field(text: str) -> tuple[str, Any]:
+    """`hidden_size=64` -> ("hidden_size", 64)."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise NetwrightError(f"{text!r} is no field of a configuration. Write TYPE,FIELD=VALUE,... like bert,hidden_size=64.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _of_space(name: str, text: str, num_classes: int = 10, in_chans: int = 3, side: int = 32) -> Any:
+    """One architecture of a space: the text that its benchmark uses, its number there, or its values in the order of the
+    decisions with commas between them, as search prints them. The default input is 3x32x32, of 10 classes."""
+    from netwright.design.spaces import SPACES
+
+    options: Any = SPACES[name]()
+    space = options.space((in_chans, side, side), num_classes)
+    if hasattr(options, "parse") and "~" in text:
+        return space.fill(options.parse(text)).build()
+    if hasattr(options, "from_number") and text.isdigit():
+        return space.fill(options.from_number(int(text))).build()
+    decisions = space.decisions
+    parts = text.split(",")
+    if len(parts) != len(decisions):
+        raise NetwrightError(
+            f"The space {name!r} has {len(decisions)} decisions ({', '.join(decisions)}); {text!r} gives {len(parts)} values. "
+            f"Write them in this order with commas between them, like {name}:{space.smallest()}."
+        )
+    values = {key: _value(part, domain.values) for (key, domain), part in zip(decisions.items(), parts, strict=True)}
+    return space.fill(space.arch(values)).build()
+
+
+def _value(text: str, values: tuple[Any, ...]) -> Any:
+    """The value that is written like this, or the text (which the space then refuses by name)."""
+    return next((v for v in values if str(v) == text.strip()), text)
 
 
 def _from_file(path: Path, name: str) -> Any:
@@ -101,15 +180,37 @@ def load_network(model: str, sizes: tuple[int, ...] | None) -> tuple[Graph, Cont
         return trace_paths(load_module(model), torch.zeros(sizes))
 
 
-def counted_graph(model: str, sizes: tuple[int, ...] | None) -> Graph:
-    """The Graph of MODEL for counting: without weights where MODEL is a module and `sizes` is given."""
-    if sizes is None or Path(model).is_dir() or Path(model).suffix == ".pt2":
-        return load_graph(model, sizes)
-    import torch
-
+def counted_graph(model: str, given: tuple[Tensor, ...] | None) -> Graph:
+    """The Graph of MODEL for counting: a module without its weights; `given` are its inputs (see `example`)."""
+    if Path(model).is_dir() or Path(model).suffix == ".pt2":
+        return load_graph(model, None)
     from netwright.design.trace import hollow, trace
 
-    return trace(hollow(lambda: load_module(model)), torch.zeros(sizes), counting=True)
+    module = hollow(lambda: load_module(model))
+    return trace(module, given or default_input(model, module), counting=True)
+
+
+def default_input(model: str, module: Any) -> tuple[Tensor, ...]:
+    """The input that MODEL is known to take.
+
+    Raises:
+        NetwrightError: it is not known.
+    """
+    import torch
+
+    from netwright.design.spaces import SPACES
+
+    config: Any = getattr(module, "config", None)
+    if model.partition(":")[0] in SPACES:
+        return (torch.zeros(1, 3, 32, 32),)
+    if hasattr(config, "channels"):
+        side = 8 if config.channels == 1 else 224
+        return (torch.zeros(1, config.channels, side, side),)
+    if size := (getattr(module, "pretrained_cfg", None) or {}).get("input_size"):  # of timm
+        return (torch.zeros(1, *size),)
+    if given := getattr(module, "inputs", None):  # of transformers
+        return tuple(given)
+    raise NetwrightError(f"Which input does {model} take? Add for example --input 1x3x224x224.")
 
 
 def load_graph(model: str, sizes: tuple[int, ...] | None) -> Graph:
@@ -133,10 +234,4 @@ def load_graph(model: str, sizes: tuple[int, ...] | None) -> Graph:
         except Exception as error:
             raise NetwrightError(f"{path} is not an exported program that this torch can read: {error}") from error
     module = load_module(model)
-    if sizes is None:
-        config = getattr(module, "config", None)
-        if config is None:
-            raise NetwrightError(f"Which input does {model} take? Add for example --input 1x3x224x224.")
-        side = 8 if config.channels == 1 else 224
-        sizes = (1, config.channels, side, side)
-    return trace(module, torch.zeros(sizes))
+    return trace(module, torch.zeros(sizes) if sizes else default_input(model, module))

@@ -17,6 +17,7 @@ def catalogues() -> Iterator[tuple[str, Catalogue]]:
     from netwright import compress
     from netwright.compress import grow, stitch
     from netwright.design import blocks
+    from netwright.estimate import latency, predictors, proxies
     from netwright.search import strategies
     from netwright.spike import convert, encode, exits, models, neurons, norms, surrogates, synapses
     from netwright.tasks import augment
@@ -25,6 +26,9 @@ def catalogues() -> Iterator[tuple[str, Catalogue]]:
     for module in (
         augment,
         blocks,
+        proxies,
+        predictors,
+        latency,
         strategies,
         elastic,
         distil,
@@ -49,10 +53,11 @@ def techniques() -> Iterator[ModuleType]:
     from netwright.deploy import mst
     from netwright.deploy.c99 import fuse, patches, sparse
     from netwright.design import paths
+    from netwright.estimate import improvement
     from netwright.spike import filtering, liquid, reduction
     from netwright.spike.convert import chip
 
-    yield from (paths, mst, fuse, patches, sparse, binarise, filtering, liquid, reduction, chip)
+    yield from (paths, improvement, mst, fuse, patches, sparse, binarise, filtering, liquid, reduction, chip)
 
 
 def entries() -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ ACTIVATIONS = frozenset(
 )
 WEIGHTED = frozenset({"conv2d", "linear", "qconv2d", "bconv2d", "qlinear", "blinear"})
 CONSTANT = "constant."  # prefix of the names of tensors that are written in the program, not learned
-LEARNED = frozenset({"weight", "bias", "other", "scale", "recurrent", "recurrent_bias"})
+LEARNED = frozenset({"weight", "bias", "other", "scale", "recurrent", "recurrent_bias", "value"})  # roles of learned values
 OPERATIONS = (
     frozenset(
         # float
@@ -118,10 +118,22 @@ class Graph:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, biases and other learned values, shared ones counted once; running statistics, rescaling
-        factors and constants are not among them."""
-        used = {key for n in self.nodes for role, key in n.weights.items() if role in LEARNED and n.op != "dequantize"}
-        return sum(self.params[key].elements for key in used if not key.startswith(CONSTANT))
+        """Number of learned values behind the outputs, shared ones once: those of weighted layers and norms, those that the
+        program reads by themselves (class tokens, tables of positions), and those from which a constant was computed
+        (``attrs["learned"]``). Running statistics, buffers and rescaling factors are none."""
+        return sum(self.parameters_at.values())
+
+    @property
+    def parameters_at(self) -> dict[str, int]:
+        """Node name -> the learned values that no node before it has used; they add up to `parameters`."""
+        seen: set[str] = set()
+        found: dict[str, int] = {}
+        for node in self.nodes:
+            keys = {key for role, key in node.weights.items() if role in LEARNED and not key.startswith(CONSTANT)}
+            fresh = keys - seen if node.op != "dequantize" else set[str]()
+            seen |= fresh
+            found[node.name] = sum(self.params[key].elements for key in fresh) + int(node.attrs.get("learned", 0))
+        return found
 
     @property
     def weight_bytes(self) -> int:

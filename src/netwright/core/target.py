@@ -14,11 +14,14 @@ from netwright.core.errors import NetwrightError, UnknownName
 
 @dataclass(frozen=True)
 class Target:
-    """A device: energy per event in pJ, memory sizes in bytes (flash, ram), how programs for it are built and run elsewhere
-    (`build`: compiler, flags, machine, packages), and where each figure comes from."""
+    """A device: what it can do at most (`peak`: ``mac_float32``, ``mac_int8``, ``mac_binary`` in MACs a second, ``byte`` in
+    bytes a second of its main memory), energy per event in pJ, memory sizes in bytes (flash, ram), how programs for it are
+    built and run elsewhere (`build`: compiler, flags, machine, packages), and where each figure comes from (`source`, by the
+    figure's name; that of a peak as ``peak.mac_int8``)."""
 
     name: str
     description: str
+    peak: Mapping[str, float] = field(default_factory=dict)
     energy_pj: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     build: Mapping[str, Any] = field(default_factory=dict)

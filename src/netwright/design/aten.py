@@ -45,7 +45,7 @@ def macs_of(op: str, out: Spec, ins: list[Spec], weight: Spec | None, attrs: Map
         return ins[0].elements * math.prod(weight.shape[1:])
     if base in ("linear", "qlinear", "blinear") and weight:
         return out.elements * weight.shape[-1]
-    if base in ("matmul", "qmatmul", "bmatmul", "mv", "dot"):
+    if base in ("matmul", "qmatmul", "bmatmul", "mv", "dot", "_grouped_mm", "grouped_mm_fallback"):  # the last: of experts
         return out.elements * ins[0].shape[-1] if ins else 0
     if base in ("addmm", "baddbmm", "addmv"):
         return out.elements * ins[1].shape[-1] if len(ins) > 1 else 0
@@ -75,6 +75,10 @@ class Aten(ABC):
     @abstractmethod
     def constant(self, fx: Any, value: Tensor, role: str = "") -> str:
         """Key of a parameter that holds `value`."""
+
+    @abstractmethod
+    def same_origin(self, key: str, source: str) -> None:
+        """The parameter `key` is `source` in another shape: it counts in its place, or not at all where that does not."""
 
     @abstractmethod
     def known(self, fx: Any) -> Tensor | None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from xml.sax.saxutils import escape, quoteattr
 
-from netwright.core.graph import LEARNED, Graph, Node, Spec
+from netwright.core.graph import Graph, Node, Spec
 from netwright.design.caption import FOLLOWS, describe, kind_of, shape_text, si
 
 LARGEST = 60  # boxes
@@ -67,14 +67,8 @@ class _Box:
 # --- boxes ------------------------------------------------------------------------------------------------------------
 def _with_counts(graph: Graph) -> list[Node]:
     """The nodes, each with the number of parameters it is the first to use."""
-    seen: set[str] = set()
-    nodes = []
-    for node in graph:
-        fresh = {k for r, k in node.weights.items() if r in LEARNED and node.op != "dequantize"} - seen
-        seen |= fresh
-        attrs = {**node.attrs, "_params": sum(graph.params[k].elements for k in fresh if k in graph.params)}
-        nodes.append(Node(node.name, node.op, node.inputs, node.spec, attrs, node.weights, node.macs, node.path))
-    return nodes
+    params = graph.parameters_at
+    return [replace(node, attrs={**node.attrs, "_params": params[node.name]}) for node in graph]
 
 
 def _fused(graph: Graph) -> list[list[Node]]:

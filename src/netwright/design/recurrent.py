@@ -22,7 +22,7 @@ class Recurrent(Windowed):
         weights = self.roles(**dict(zip(ROLES, params, strict=False)))
         n, t, _ = self.shape(x)
         hidden = self.state[weights["recurrent"]].shape[1]
-        macs = t * sum(self.state[weights[r]].numel() for r in ("weight", "recurrent"))
+        macs = n * t * sum(self.state[weights[r]].numel() for r in ("weight", "recurrent"))
         return self.part(node, op, [x, *states], (n, t + int(attrs.get("cell", False)), hidden), attrs, weights, macs)
 
     def first(self, node: Any, hx: list[Any], row: int) -> list[str]:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from netwright.core.errors import TraceError
+from netwright.core.errors import NetwrightError, TraceError
 from netwright.core.graph import CONSTANT, LEARNED, Graph, Node, Spec
 from netwright.design.aten import Computed, macs_of, spec_of
 from netwright.design.choosing import Choosing
@@ -49,7 +49,6 @@ _LIKE: dict[str, Any] = {  # tensors of the shape of another: constants
     **dict.fromkeys(("zeros_like", "new_zeros", "empty_like", "new_empty"), 0.0), **dict.fromkeys(("ones_like", "new_ones"), 1.0),
     **dict.fromkeys(("full_like", "new_full"), "fill_value"),
 }  # fmt: skip
-COUNTED = LEARNED | {"value"}  # roles whose learned values are parameters
 _RESHAPE = frozenset("flatten view reshape unflatten squeeze _unsafe_view view_as reshape_as".split())
 _RENAME = {
     "relu_": "relu", "hardswish_": "hardswish", "silu_": "silu", "hardtanh_": "hardtanh", "add_": "add", "mul_": "mul",
@@ -96,7 +95,13 @@ class Reader(Choosing):
                 if fx.name in self.user_inputs:
                     self.emit(fx, "input", [])
             elif fx.op == "call_function":
-                self.call(fx)
+                try:
+                    self.call(fx)
+                except NetwrightError:
+                    raise
+                except Exception as error:
+                    why = (str(error).splitlines() or [type(error).__name__])[0]
+                    raise TraceError(f"The operation {fx.target} (at {_line(fx) or fx.name}) could not be read: {why}") from error
             elif fx.op == "get_attr":
                 continue
             elif fx.op == "output":
@@ -110,19 +115,20 @@ class Reader(Choosing):
         """Every learned value counts once, buffers do not: keys that would count twice become constants, and what no key
         stands for goes to ``attrs["learned"]``."""
         used = [(role, key) for node in graph for role, key in node.weights.items()]
-        paid = {key for role, key in used if role in COUNTED and self.origins.get(key) == (key,)}
+        paid = {key for role, key in used if role in LEARNED and self.origins.get(key) == (key,)}
         kept, nodes = set[str](), []
         for node in graph:
             weights, behind = dict(node.weights), 0
             for role, key in node.weights.items():
                 fresh = [o for o in self.origins.get(key, ()) if o not in paid]
                 paid.update(fresh)
-                if role in COUNTED and not key.startswith(CONSTANT) and (fresh or self.origins.get(key) in (None, (key,))):
+                if role in LEARNED and not key.startswith(CONSTANT) and (fresh or self.origins.get(key) in (None, (key,))):
                     kept.add(key)
                 elif fresh:
                     behind += sum(self.state[o].numel() for o in fresh)
-                again = bool(self.origins.get(key)) and not key.startswith(CONSTANT) and key not in kept and role in COUNTED
-                if again or (key in self.buffers and role in ("other", "value")):
+                again = bool(self.origins.get(key)) and not key.startswith(CONSTANT) and key not in kept and role in LEARNED
+                fixed = key in self.buffers and role in LEARNED and self.state[key].is_floating_point()  # codes are learned
+                if again or fixed:
                     weights[role] = CONSTANT + key
                     self.state[CONSTANT + key], self.params[CONSTANT + key] = self.state[key], self.params[key]
             attrs = {**node.attrs, "learned": behind} if behind else node.attrs
@@ -182,6 +188,12 @@ class Reader(Choosing):
             self.origins[key] = origins
         return key
 
+    def same_origin(self, key: str, source: str) -> None:
+        if source in self.origins:
+            self.origins[key] = self.origins[source]
+        if source in self.buffers:
+            self.buffers.add(key)
+
     def known(self, fx: Any) -> Tensor | None:
         value = self.fixed.get(fx.name)
         return value if isinstance(value, Tensor) and not value.is_meta else None
@@ -195,7 +207,7 @@ class Reader(Choosing):
         if schema and schema.name.removeprefix("aten::") in _IDENTITY and sources and sources[0].name in self.names:
             val = fx.meta.get("val")
             if isinstance(val, Tensor) and val.dtype == self.fixed[sources[0].name].dtype:
-                self.names[fx.name], self.fixed[fx.name] = self.names[sources[0].name], self.fixed[sources[0].name]
+                self.names[fx.name], self.fixed[fx.name] = self.names[sources[0].name], self.fixed[sources[0].name].contiguous()
                 self.learned[fx.name] = self.learned.get(sources[0].name, ())
                 return True
         if schema and (schema.is_mutable or not schema.name.startswith("aten::")):
@@ -352,16 +364,18 @@ def _line(fx: Any) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings of an export, and without the half-made graph that it prints where it fails."""
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level, said = log.level, io.StringIO()
-    log.setLevel(logging.ERROR)
+    names = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+    logs, said = [(log, log.level) for log in map(logging.getLogger, names)], io.StringIO()
+    for log, _ in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stderr(said):
             warnings.simplefilter("ignore")
             yield
         sys.stderr.write(said.getvalue())  # what the user's own module has to say
     finally:
-        log.setLevel(level)
+        for log, level in logs:
+            log.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:
@@ -385,14 +399,34 @@ def hollow(build: Callable[[], nn.Module]) -> nn.Module:
     reads its own values while it is built is built with them."""
     try:
         with torch.device("meta"):
-            return build().eval()
+            module = build().eval()
+        lost = {p.is_meta for p in module.parameters()}
+        return module.to("meta") if len(lost) == 2 else module  # some were made from values
     except (NotImplementedError, RuntimeError, ValueError, TypeError):
         return build().eval()
 
 
 def _program(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     with _quiet(), torch.no_grad():
-        return torch.export.export(module, inputs, strict=False)
+        return _functional(torch.export.export(module, inputs, strict=False))
+
+
+def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The program of a module at inference that `trace` reads: its operations carry the names of the Graph's nodes.
+
+    Raises:
+        TraceError: as `trace`.
+    """
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        return _program(module, inputs)
+    except Exception as error:
+        shapes = ", ".join("x".join(map(str, i.shape)) for i in inputs)
+        raise TraceError(f"{type(module).__name__} could not be exported with input {shapes}: {_reason(error)}") from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def trace(
@@ -424,10 +458,10 @@ def trace(
         modes = [(m, m.training) for m in module.modules()]
         module.eval()
         try:
-            program = _program(module, inputs)
-        except TraceError:
-            raise
+            return _read(_program(module, inputs), counting)
         except Exception as error:
+            if isinstance(error, NetwrightError) and not counting:
+                raise
             shapes = ", ".join("x".join(map(str, i.shape)) for i in inputs)
             reason = _reason(error)
             if counting:
@@ -442,9 +476,11 @@ def trace(
         finally:
             for part, mode in modes:
                 part.training = mode
-    else:
-        program = module
-    reader = Reader(_functional(program))
+    return _read(_functional(module), counting)
+
+
+def _read(program: torch.export.ExportedProgram, counting: bool) -> Graph:
+    reader = Reader(program)
     graph = reader.read()
     values = {
         k: reader.state[k].detach().cpu().numpy()

@@ -31,6 +31,7 @@ class Windowed(Composed):
             pads = [0, a["padding"][0]] * 2
         key = f"{weights['weight']}.2d"
         self.state[key] = self.state[weights["weight"]][:, :, None]
+        self.same_origin(key, weights["weight"])
         attrs = {"stride": [1, stride], "pads": pads, "dilation": [1, dilation], "groups": a["groups"]}
         macs = math.prod(out) * math.prod(self.state[key].shape[1:])
         y = self.part(node, "conv2d", [self._flat(node, x)], (*out[:-1], 1, out[-1]), attrs, {**weights, "weight": key}, macs)

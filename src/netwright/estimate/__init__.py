@@ -4,9 +4,9 @@ from netwright.estimate.activity import Activity as Activity
 from netwright.estimate.activity import activity as activity
 from netwright.estimate.count import compare as compare
 from netwright.estimate.count import cost as cost
-from netwright.estimate.count import parameters as parameters
 from netwright.estimate.count import table as table
 from netwright.estimate.energy import energy as energy
+from netwright.estimate.energy import memory_energy as memory_energy
 from netwright.estimate.memory import Moment as Moment
 from netwright.estimate.memory import timeline as timeline
 from netwright.estimate.roofline import Roofline as Roofline

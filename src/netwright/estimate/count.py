@@ -11,6 +11,7 @@
     weight_bytes      everything that is stored, at its own bit width, running statistics and scales too
     activation_bytes  every tensor that an operation writes, all time steps; views write none
     peak_bytes        largest sum of living tensors over the execution order (`memory.timeline` says which)
+    energy            modelled: arithmetic only;  energy_traffic  modelled: memory traffic only (`estimate.energy` defines both)
 
 Many tools print twice the MACs as FLOPs, or leave attention's products out; some papers count norms and biases in. What a
 published figure counts decides whether it can agree to the last digit.
@@ -22,9 +23,9 @@ from typing import Any
 
 from netwright.core.cost import Cost, How, Quantity
 from netwright.core.errors import NetwrightError
-from netwright.core.graph import CONSTANT, LEARNED, VIEWS, Graph, Node
+from netwright.core.graph import VIEWS, Graph
 from netwright.core.target import Target
-from netwright.estimate.energy import energy
+from netwright.estimate.energy import energy, events_at, memory_at, memory_energy, priced
 from netwright.estimate.flow import BINARY, analog_layers, operand_bits, spikes, synaptic_operations
 
 
@@ -54,15 +55,9 @@ def bops(graph: Graph) -> int:
     return total
 
 
-def parameters(graph: Graph) -> int:
-    """Learned values behind the outputs, shared ones once: those of weighted layers and norms, and those that the program
-    reads by themselves (class tokens, tables of positions). Running statistics, buffers and rescaling factors are none."""
-    seen = set[str]()
-    return sum(_learned(graph, node, seen) for node in graph)
-
-
 def cost(graph: Graph, target: Target | None = None) -> Cost:
-    """Counted quantities of one inference at batch 1; with `target` also the modelled energy.
+    """Counted quantities of one inference at batch 1; with `target` also the modelled `energy` (arithmetic), and `energy_traffic`
+    where the target gives the energy of a byte: two figures, never their sum.
 
     Raises:
         NetwrightError: the target lacks an energy constant that the graph needs.
@@ -74,7 +69,7 @@ def cost(graph: Graph, target: Target | None = None) -> Cost:
 
     found = {
         "macs": counted(graph.macs, "MAC", "all multiply-accumulates at batch 1; time steps count once"),
-        "parameters": counted(parameters(graph), "parameters", "learned values behind the outputs; running statistics are not"),
+        "parameters": counted(graph.parameters, "parameters", "learned values behind the outputs; running statistics are not"),
         "weight_bytes": counted(graph.weight_bytes, "B", "everything that is stored, at its own bit width"),
         "activation_bytes": counted(graph.activation_bytes, "B", "every tensor that is written, all time steps"),
         "peak_bytes": counted(graph.peak_bytes, "B", "largest sum of live tensors in execution order"),
@@ -87,6 +82,8 @@ def cost(graph: Graph, target: Target | None = None) -> Cost:
     }
     if target is not None:
         found["energy"] = energy(graph, target)
+        if any(name.startswith("byte_") for name in target.energy_pj):
+            found["energy_traffic"] = memory_energy(graph, target)
     return Cost(found)
 
 
@@ -115,26 +112,21 @@ def compare(a: Cost, b: Cost) -> list[dict[str, Any]]:
     return rows
 
 
-def _learned(graph: Graph, node: Node, seen: set[str]) -> int:
-    """Learned values of the node that no earlier node has used; the tracer says how many stand behind computed ones."""
-    roles = LEARNED | {"value"}
-    keys = {key for role, key in node.weights.items() if role in roles and node.op != "dequantize"}
-    fresh = {key for key in keys if not key.startswith(CONSTANT)} - seen
-    seen |= fresh
-    return sum(graph.params[key].elements for key in fresh) + int(node.attrs.get("learned", 0))
-
-
-def table(graph: Graph) -> list[dict[str, Any]]:
+def table(graph: Graph, target: Target | None = None) -> list[dict[str, Any]]:
     """One row a layer, in execution order, plain values only.
 
     Keys: name, path (of the module), op, shape, macs, params (shared ones at their first use), weight_bits (0 without
-    weights), activation_bytes, share (of all MACs), rate and steps (of the output). Views and constants have no row, unless
-    they hold learned values, so that the rows' parameters add up to the network's.
+    weights), activation_bytes, share (of all MACs), rate and steps (of the output); with `target` also energy and,
+    where it gives that of a byte, energy_traffic, in pJ. Views and constants have no row, unless they hold
+    learned values, so that the rows add up to the network's totals.
+
+    Raises:
+        NetwrightError: the target lacks an energy constant that the graph needs.
     """
-    total, seen, rows = graph.macs, set[str](), []
+    total, params, rows = graph.macs, graph.parameters_at, []
+    priced_at = _energies(graph, target)
     for node in graph:
-        params = _learned(graph, node, seen)
-        if node.op in VIEWS and not params:
+        if node.op in VIEWS and not params[node.name]:
             continue
         weight = graph.params.get(node.weights.get("weight", ""))
         widest = max((graph.params[k].bits for k in node.weights.values()), default=0)
@@ -145,12 +137,23 @@ def table(graph: Graph) -> list[dict[str, Any]]:
                 "op": node.op,
                 "shape": list(node.spec.shape),
                 "macs": node.macs,
-                "params": params,
+                "params": params[node.name],
                 "weight_bits": weight.bits if weight else widest,
                 "activation_bytes": node.spec.bytes,
                 "share": node.macs / total if total else 0.0,
                 "rate": node.spec.rate,
                 "steps": node.spec.steps,
+                **{key: at[node.name] for key, at in priced_at.items()},
             }
         )
     return rows
+
+
+def _energies(graph: Graph, target: Target | None) -> dict[str, dict[str, float]]:
+    """Column -> node name -> pJ, as far as the target gives energies."""
+    if target is None:
+        return {}
+    columns = {"energy": events_at(graph)}
+    if any(name.startswith("byte_") for name in target.energy_pj):
+        columns["energy_traffic"] = memory_at(graph, target)
+    return {key: {name: priced(found, target) for name, found in at.items()} for key, at in columns.items()}

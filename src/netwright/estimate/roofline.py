@@ -31,6 +31,7 @@ from netwright.core.cost import Cost, Quantity
 from netwright.core.errors import NetwrightError
 from netwright.core.graph import VIEWS, WEIGHTED, Graph, Node
 from netwright.core.paper import Paper
+from netwright.estimate.energy import traffic
 from netwright.estimate.flow import BINARY
 
 Timer = Callable[[Mapping[str, Callable[[], object]]], Mapping[str, Quantity]]
@@ -125,12 +126,6 @@ def kind(graph: Graph, node: Node) -> str:
     return "mac_int8" if coded else "mac_float32"
 
 
-def moved(graph: Graph, node: Node, by_name: Mapping[str, Node]) -> int:
-    """Bytes of a layer's inputs, weights and output, all time steps, each once."""
-    read = sum(by_name[i].spec.bytes for i in dict.fromkeys(node.inputs))
-    return read + sum(graph.params[key].bytes for key in set(node.weights.values())) + node.spec.bytes
-
-
 def roofline(graph: Graph, peak: Mapping[str, float], latencies: Mapping[str, float] | None = None) -> Roofline:
     """Every operation of a graph against a device.
 
@@ -152,7 +147,7 @@ def roofline(graph: Graph, peak: Mapping[str, float], latencies: Mapping[str, fl
         raise NetwrightError(f"Latencies were given for {', '.join(unknown[:3])}, which the graph does not have.")
     for node in nodes:
         of = kind(graph, node)
-        macs, size = node.macs * (node.spec.steps if node.macs else 1), moved(graph, node, by_name)
+        macs, size = node.macs * (node.spec.steps if node.macs else 1), sum(traffic(graph, node, by_name))
         ideal = macs / peak[of] * 1e6 if macs else 0.0
         bound = max(ideal, size / peak["byte"] * 1e6)
         latency = (latencies or {}).get(node.name)
@@ -166,7 +161,7 @@ def roofline(graph: Graph, peak: Mapping[str, float], latencies: Mapping[str, fl
     return Roofline(tuple(layers), bool(latencies))
 
 
-def machine_peak(timer: Timer, side: int = 1024, megabytes: int = 256) -> dict[str, float]:
+def machine_peak(timer: Timer, side: int = 512, megabytes: int = 256) -> dict[str, float]:
     """Peaks of this machine as PyTorch reaches them: a float product of two square matrices, and a copy larger than the caches.
 
     Args:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from netwright import compress
-from netwright.core.errors import NetwrightError, UnknownName
+from netwright.core.errors import UnknownName
 from netwright.core.files import write_json
 from netwright.core.graph import Graph
 from netwright.core.space import Arch, Space
@@ -29,13 +29,12 @@ from netwright.core.trial import Trial
 from netwright.deploy import c99
 from netwright.deploy.bundle import Bundle, write_bundle
 from netwright.deploy.exports import export
-from netwright.design import GraphModule, Supernet, blocks, merge, trace
-from netwright.design.merge import fade
-from netwright.design.models import Stage, Staged
-from netwright.design.spaces import SPACES
+from netwright.design import GraphModule, Supernet, merge, trace
+from netwright.design.spaces import Options
 from netwright.measure.latency import time_side_by_side
 from netwright.pipeline.fitting import Fitting, Progress, TaskData
 from netwright.pipeline.recipe import RunRecipe
+from netwright.pipeline.spaces import refused
 from netwright.pipeline.store import Store
 from netwright.search.select import select
 from netwright.search.strategies import CATALOGUE as STRATEGIES
@@ -136,37 +135,18 @@ class Chain:
 
     @cached_property
     def refused(self) -> dict[str, str]:
-        """Blocks that one of the wanted forms cannot take, with the reason; they are left out of the space."""
-        found: dict[str, str] = {}
-        for name in self.recipe.design.blocks:
-            probe = Staged((Stage(name, 1, 16, 3, 2),), channels=1, classes=2).build()
-            fade(probe, 1.0)
-            if reasons := self.refusals(trace(merge(probe), torch.zeros(1, 1, 8, 8))):
-                found[name] = reasons[0]
-        return found
+        """Kinds of layers that one of the wanted forms cannot take, with the reason; they are left out of the space."""
+        return refused(self.recipe.design.options(), self.recipe.forms)
 
-    def refusals(self, graph: Graph) -> list[str]:
-        """Why the wanted forms cannot take this float graph."""
-        reasons: list[str] = []
-        if {"int8", "ternary", "binary"} & set(self.recipe.forms):
-            reasons += compress.unsupported(graph)
-        if "spiking" in self.recipe.forms:
-            reasons += convert.unsupported(graph)
-        return reasons
+    @cached_property
+    def options(self) -> Options:
+        """What the space is made of, as the wanted forms allow."""
+        wanted = self.recipe.design.options()
+        return wanted.only(tuple(kind for kind in wanted.choices if kind not in self.refused))
 
     @cached_property
     def space(self) -> Space:
-        section = self.recipe.design.model_dump()
-        name = section.pop("space")
-        if name not in SPACES:
-            raise UnknownName("space", name, SPACES)
-        for block in section["blocks"]:
-            if block not in blocks.CATALOGUE:
-                raise UnknownName("block", block, blocks.CATALOGUE)
-        section["blocks"] = tuple(b for b in section["blocks"] if b not in self.refused)
-        if not section["blocks"]:
-            raise NetwrightError(f"No block is left for the forms {', '.join(self.recipe.forms)}: {self.refused}")
-        return SPACES[name](**section).space(self.task.shape, len(self.task.classes))
+        return self.options.space(self.task.shape, len(self.task.classes))
 
     @cached_property
     def supernet(self) -> Supernet:
@@ -189,7 +169,7 @@ class Chain:
             supernet.load_state_dict(load_file(folder / "weights.safetensors"))
             return supernet
 
-        inputs = {"train": recipe.to_json(), "design": self.recipe.design.model_dump(), "space": self._space_facts()}
+        inputs = {"train": recipe.to_json(), "design": self.options.facts(), "space": self._space_facts()}
         result = self._stage("supernet", inputs, ("task",), make, load)
         supernet.fade = 1.0
         return result

@@ -95,6 +95,7 @@ def papers(chain: Chain) -> list[Paper]:
     recipe, used = chain.recipe, []
     kinds = {v for name, v in chain.searched.chosen.arch.values if name.endswith(".block")}
     used += [blocks.CATALOGUE[kind].paper for kind in sorted(kinds)]
+    used += [chain.options.paper] if hasattr(chain.options, "paper") else []
     used += [Sandwich.paper, *Sandwich.also, STRATEGIES[recipe.search.strategy].paper]
     for name in ("int8", "ternary", "binary"):
         if name in recipe.forms:

@@ -9,9 +9,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from netwright.core.errors import RecipeError
+from netwright.design.spaces import Options
+from netwright.pipeline.spaces import options
 from netwright.train import Recipe
 
 Form = Literal["float", "int8", "ternary", "binary", "spiking"]
@@ -39,16 +41,20 @@ class TaskSection(Section):
     augment: tuple[str, ...] | None = None
 
 
-class DesignSection(Section):
-    """The search space and its domains."""
+class DesignSection(BaseModel):
+    """The search space by name, and its own options (`netwright design show NAME` lists them)."""
 
+    model_config = ConfigDict(extra="allow", frozen=True)
     space: str = "tiny"
-    stages: int = Field(3, ge=1, le=6)
-    blocks: tuple[str, ...] = ("conv", "convnext", "gnconv", "inception_dw", "mbconv", "vanilla")
-    depths: tuple[int, int] = (1, 2)
-    widths: tuple[int, ...] = (16, 24, 32, 48)
-    kernels: tuple[int, ...] = (3, 5)
-    expansions: tuple[int, ...] = (1, 2, 3)
+
+    @model_validator(mode="after")
+    def _known(self) -> DesignSection:
+        self.options()
+        return self
+
+    def options(self) -> Options:
+        """What the space is made of. Raises UnknownName or RecipeError."""
+        return options(self.space, self.model_extra or {})
 
 
 class SearchSection(Section):
@@ -82,8 +88,8 @@ class CompressSection(Section):
 
 
 class SpikeSection(Section):
-    method: str = "ltb"
-    steps: int = Field(16, ge=1, le=256)
+    method: str = "fit"
+    steps: int = Field(8, ge=1, le=256)
     options: dict[str, Any] = Field(default_factory=dict)
 
 

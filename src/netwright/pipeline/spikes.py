@@ -24,6 +24,8 @@ from netwright.pipeline.fitting import Fitting, TaskData
 from netwright.pipeline.trained import TrainedNetwork
 from netwright.spike import exits, unroll
 from netwright.spike.convert import Approximation, Auto, Choice, Converter, Fit, Spiking, approximate, unsupported
+from netwright.spike.layers import Spiking as SpikingLayer
+from netwright.spike.models.family import Recurrent
 from netwright.train.recipe import Recipe
 
 STEPS = (1, 2, 4, 8, 16, 32)  # what --auto tries
@@ -76,9 +78,20 @@ class Spikes(TrainedNetwork):
 
     Args:
         calibration_size: training images that thresholds, weights and the choice are made on.
+
+    Raises:
+        NetwrightError: as `TrainedNetwork`, and for a network that is spiking already.
     """
 
     calibration_size: int = 2048
+
+    def __post_init__(self) -> None:
+        if any(isinstance(m, (SpikingLayer, Recurrent)) for m in self.module.modules()):
+            raise NetwrightError(
+                "This network is made of spiking neurons already: it does not convert. Compile it with `netwright deploy`, or "
+                "convert a float network."
+            )
+        super().__post_init__()
 
     @cached_property
     def approximated(self) -> Approximation:

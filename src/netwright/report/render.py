@@ -110,7 +110,7 @@ def _notes(facts: Facts) -> list[str]:
     return found + list(facts.get("notes") or [])
 
 
-def _papers(facts: Facts) -> list[dict[str, str]]:
+def papers(facts: Facts) -> list[dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for entry in facts.get("bibliography") or []:
         paper = Paper(**{k: v for k, v in entry.items() if k in Paper.__dataclass_fields__})
@@ -153,7 +153,7 @@ def _context(facts: Facts) -> dict[str, Any]:
         "reproduce": facts.get("reproduce") or "",
         "machine": summary.get("machine") or {},
         "versions": summary.get("versions") or {},
-        "papers": _papers(facts),
+        "papers": papers(facts),
         "notes": _notes(facts),
     }
 
@@ -168,6 +168,11 @@ def render(facts: Facts) -> str:
         raise NetwrightError(
             "A report needs the summary of a run with at least one compiled form; this run has none. Finish the run first."
         )
+    return page("report.html.jinja", _context(facts))
+
+
+def page(template: str, context: Mapping[str, Any]) -> str:
+    """A page of ours: the template with the style and the script of all pages, in one file that loads nothing."""
     room = files("netwright.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
@@ -175,13 +180,13 @@ def render(facts: Facts) -> str:
         duration=units.duration,
         energy=units.energy,
         count=units.count,
+        exact=units.exact,
         percent=units.percent,
         power=units.power_of_ten,
         median=latency_of,
     )
-    template = environment.from_string(room.joinpath("report.html.jinja").read_text())
-    style = Markup(room.joinpath("report.css").read_text())
-    return template.render(_context(facts), style=style)
+    style, script = (Markup(room.joinpath(name).read_text()) for name in ("report.css", "script.html.jinja"))
+    return environment.from_string(room.joinpath(template).read_text()).render(context, style=style, script=script)
 
 
 def write_report(run_dir: str | Path, facts: Facts) -> Path:

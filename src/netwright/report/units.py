@@ -52,3 +52,14 @@ def power_of_ten(value: float) -> str:
     exponent = len(str(int(value))) - 1
     digits = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
     return f"{value / 10**exponent:.1f}\u202f\u00d7\u202f10{str(exponent).translate(digits)}"
+
+
+def rate(value: float, what: str) -> str:
+    """A number a second, like 9.75 TMAC/s."""
+    steps = ((1e12, f"T{what}"), (1e9, f"G{what}"), (1e6, f"M{what}"), (1e3, f"k{what}"), (1.0, what))
+    return _scaled(value, steps)
+
+
+def exact(value: float) -> str:
+    """All digits of a whole number, six of any other."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"

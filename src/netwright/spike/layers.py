@@ -68,6 +68,13 @@ class Firing:
     saturated: float
     largest: float
 
+    @classmethod
+    def of(cls, spikes: Tensor, state: Any) -> Firing:
+        """Of spikes [T, N, C, ...] and the state after them."""
+        each = (spikes != 0).float().mean((0, 1))
+        largest = max((float(t.abs().max()) for t in _tensors(state) if t.numel()), default=0.0)
+        return cls(float(spikes.abs().mean()), float((each == 0).float().mean()), float((each == 1).float().mean()), largest)
+
     def troubles(self, share: float = 0.5, potential: float = 1e3) -> list[str]:
         """What is wrong, in words; nothing for a healthy layer.
 
@@ -95,13 +102,7 @@ def firing(module: nn.Module, *inputs: Tensor) -> dict[str, Firing]:
 
     def watch(name: str, layer: Spiking) -> Any:
         def hook(_: nn.Module, given: tuple[Tensor, ...], __: Tensor) -> None:
-            spikes, state = unroll(layer.neuron, given[0])
-            fired = (spikes != 0).float()
-            each = fired.mean((0, 1))
-            largest = max(float(t.abs().max()) for t in _tensors(state) if t.numel())
-            found[name] = Firing(
-                float(spikes.abs().mean()), float((each == 0).float().mean()), float((each == 1).float().mean()), largest
-            )
+            found[name] = Firing.of(*unroll(layer.neuron, given[0]))
 
         return layer.register_forward_hook(hook)
 

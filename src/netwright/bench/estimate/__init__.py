@@ -11,10 +11,10 @@ from pathlib import Path
 
 from netwright.bench.cells import Cells
 from netwright.bench.claim import Bench, Claim, collect
-from netwright.bench.estimate import accuracy, cost, latency, proxies
+from netwright.bench.estimate import accuracy, cost, encoders, graphs, latency, mixing, proxies
 from netwright.pipeline.fitting import Progress
 
-PARTS = (cost, accuracy, latency, proxies)
+PARTS = (cost, accuracy, latency, proxies, encoders, graphs, mixing)
 BOUNDS: dict[str, tuple[str, float]] = {id: bound for part in PARTS for id, bound in part.BOUNDS.items()}
 Measure = Callable[[], Iterator[Claim]]
 
@@ -26,6 +26,9 @@ def stages(cells: Cells, progress: Progress | None) -> dict[str, tuple[Measure, 
         **accuracy.Accuracy(cells, progress=progress).stages(),
         **latency.Latency(cells, progress).stages(),
         **proxies.Proxies(cells, progress).stages(),
+        **encoders.Encoders(cells, progress).stages(),
+        **graphs.Graphs(cells, progress).stages(),
+        **mixing.Mixing(cells, progress).stages(),
     }
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from netwright.bench.cells import Cells
 from netwright.bench.claim import Bench, Claim, collect
-from netwright.bench.spike import conversion, exchange, exits, gradients, lossless, models, simulation, training
+from netwright.bench.spike import approximation, conversion, exchange, exits, gradients, lossless, models, simulation, training
 from netwright.bench.spike.networks import Trained
 from netwright.pipeline.fitting import Progress
 
-PARTS = (conversion, lossless, exits, simulation, gradients, models, exchange, training)
+PARTS = (conversion, approximation, lossless, exits, simulation, gradients, models, exchange, training)
 BOUNDS: dict[str, tuple[str, float]] = {id: bound for part in PARTS for id, bound in part.BOUNDS.items()}
 Measure = Callable[[], Iterator[Claim]]
 
@@ -27,6 +27,7 @@ def stages(cells: Cells, rounds: int, seed: int, progress: Progress | None) -> d
     nir = exchange.Exchange(Trained("digits", cells, progress=progress))
     return {
         **conversion.Conversion(cells, progress, seed).stages(),
+        **approximation.Approximating(cells, progress).stages(),
         "exactness": (exact.mismatches, ("lossless_mismatches",)),
         "steps to rest": (exact.steps, ("lossless_3bit_steps",)),
         "exact residual network": (exact.residual, ("lossless_residual_4bit_gap_points",)),

@@ -6,7 +6,7 @@ images; the fewest steps that a fixed stop needs, chosen in the same way on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -90,6 +90,16 @@ class Exits:
                                "guard": self.guard, "epsilon": EPSILON}  # fmt: skip
         return self.cells.get(f"exit-{name}-{steps}", key, make)
 
+    def energies(self, rows: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+        """The energy of all steps, by network and T: what stands in the three columns, in uJ."""
+        found = {}
+        for title, (name, steps) in rows.items():
+            v = self.measured(name, steps)
+            uj = {column: round(v["pj"][column] / 1e6, 3) for column in self.columns}
+            found[f"uJ, {title}"] = {**uj, "M additions": round(v["acs"] / 1e6, 3), "M first-layer products": round(
+                v["analog_macs"] / 1e6, 3), "M dense products": round(v["macs"] / 1e6, 3)}  # fmt: skip
+        return found
+
     def _fixed(self, right: Tensor) -> int:
         """The fewest steps at which all inputs may stop, by the rule that the exit is chosen by; right [T, N]."""
         loss = right[-1].double() - right.double()
@@ -107,6 +117,7 @@ class Exits:
             "fixed stop accuracy": round(100 * found["over_time"][fixed - 1], 2),
             f"times fewer at T = {SMALL}": round(SMALL / small["mean_steps"], 3),
             f"points lost at T = {SMALL}": round(100 * (small["over_time"][-1] - small["accuracy"]), 2),
+            **self.energies({f"{name}, T = {t}": (name, t) for name, t in (("digits", 4), ("cifar", SMALL), ("cifar", STEPS))}),
         }  # fmt: skip
         unit = f"times fewer steps than T = {STEPS} on average, local threshold balancing"
         lost = full - found["accuracy"]

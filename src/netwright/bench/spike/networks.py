@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from netwright.bench.cells import Cells
+from netwright.bench.networks import BasicBlock
 from netwright.pipeline.fitting import Progress, TaskData
 from netwright.tasks import Task, load_task
 from netwright.train import fit
@@ -37,18 +38,8 @@ def plain_cnn(channels: int = 3, side: int = 32, seed: int = 0) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 128), nn.ReLU(), nn.Linear(128, 10)).eval()
 
 
-class Residual(nn.Module):
-    """relu(x' + norm(conv(relu(norm(conv(x)))))), ResNet's basic block."""
-
-    def __init__(self, channels: int, out: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels != out:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+class Residual(BasicBlock):
+    """relu(norm(conv(relu(norm(conv(x))))) + x'), ResNet's own order."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norm1(self.conv1(x)))

@@ -42,7 +42,7 @@ class Emitted:
 
     `weight_bytes`: bytes of all constant arrays; `arena_bytes`: bytes of the arena; shapes with batch 1, in the order of the
     arguments of the C function. `live`: kernel and bytes in use of every step; `places`: of every buffer; `strips`: what is
-    computed in parts.
+    computed in parts; `nodes`: what each call in the C function is for, in order, as the graph names it.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Emitted:
     live: tuple[tuple[str, int], ...] = ()
     places: tuple[Place, ...] = ()
     strips: Patched | None = None
+    nodes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -145,7 +146,8 @@ def emit(
     intervals = [interval for _, interval in buffers]
     places = tuple(Place(interval, at[id(b)]) for b, interval in buffers)
     live = tuple((s.kernel, sum(aligned(b.size) for b in intervals if b.first <= i <= b.last)) for i, s in enumerate(steps))
-    return Emitted(name, source, signature.header(arena), weights, arena, shapes_in, shapes_out, live, places, strips)
+    nodes = tuple(s.node for s in steps if s.kernel not in (BRANCH, END))
+    return Emitted(name, source, signature.header(arena), weights, arena, shapes_in, shapes_out, live, places, strips, nodes)
 
 
 def _buffers(steps: Sequence[Step]) -> list[tuple[Buffer, Interval]]:

@@ -12,16 +12,16 @@ are those of NAS-Bench-Suite-Zero (the first table of the benchmark counts 0.006
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from netwright.core.errors import NetwrightError
 from netwright.core.paper import Paper
-from netwright.core.space import Arch, Space, choice
-from netwright.design.blocks.cell import EDGES, Cell, Operators, read, write
+from netwright.core.space import Space
+from netwright.design.blocks.cell import Cell, Operators
+from netwright.design.spaces.cells import CellOptions
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
@@ -84,21 +84,25 @@ class CellNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class NASBench201:
+class NASBench201(CellOptions):
     """The space; the defaults are the benchmark's networks.
 
     Attributes:
         width: channels of the first stage; the others have twice and four times as many.
         depth: cells a stage.
+        operations: that an edge may have.
     """
 
     name: ClassVar[str] = "nasbench201"
+    benchmark: ClassVar[str] = "NAS-Bench-201"
+    known: ClassVar[tuple[str, ...]] = OPERATIONS
     paper: ClassVar[Paper] = Paper(
         "dong2020nasbench201", "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search",
         "Dong, Xuanyi and Yang, Yi", "ICLR", 2020, "https://arxiv.org/abs/2001.00326",
     )  # fmt: skip
     width: int = 16
     depth: int = 5
+    operations: tuple[str, ...] = OPERATIONS
 
     def space(self, shape: tuple[int, int, int], classes: int) -> Space:
         """The space for images of `shape` (C, H, W), sides multiples of 4.
@@ -110,20 +114,7 @@ class NASBench201:
             raise NetwrightError(
                 f"The space {self.name!r} halves the image twice: sides must be multiples of 4, got {shape[1:]}. Pad or resize."
             )
-        edges: dict[str, Any] = {f"e{a}{b}": choice(*OPERATIONS) for a, b in EDGES}
-        rest: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Space(self.name, Cells(**edges, shape=shape, classes=classes, **rest))
+        return Space(self.name, Cells(**self.edges, shape=shape, classes=classes, **self.common()))
 
-    @staticmethod
-    def format(arch: Arch) -> str:
-        """The benchmark's text of a cell: ``|avg_pool_3x3~0|+|nor_conv_1x1~0|none~1|+|...|``."""
-        return write(arch)
-
-    @classmethod
-    def parse(cls, text: str) -> Arch:
-        """What `format` writes.
-
-        Raises:
-            NetwrightError: another form, or an operator that is not in the space.
-        """
-        return read(text, cls.name, "NAS-Bench-201", OPERATIONS)
+    def probe(self, kind: str) -> nn.Module:
+        return Cells(**self.alone(kind), shape=(1, 8, 8), classes=2, width=4, depth=1).build()

@@ -18,18 +18,18 @@ the twin in rates, one pass of clip(x / threshold, 0, 1), which trains as usual 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netwright.core.errors import NetwrightError
 from netwright.core.paper import Paper
-from netwright.core.space import Arch, Space, choice
-from netwright.design.blocks.cell import EDGES, Cell, Operators, read, write
+from netwright.core.space import Arch, Space
+from netwright.design.blocks.cell import EDGES, Cell, Operators
+from netwright.design.spaces.cells import CellOptions
 
 MakeNeuron = Callable[[float], nn.Module]
 OPERATIONS = ("none", "skip", "low", "middle", "high")
@@ -131,7 +131,7 @@ class CellNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class SpikeNAS:
+class SpikeNAS(CellOptions):
     """The space; the defaults are the benchmark's network for CIFAR-10.
 
     Attributes:
@@ -140,9 +140,12 @@ class SpikeNAS:
         cluster: outputs that are averaged for each class (the benchmark takes 5 from 100 classes on).
         steps: T, where there is a `neuron`.
         neuron: threshold -> module that makes spikes of currents, both [T, N, ...].
+        operations: that an edge may have.
     """
 
     name: ClassVar[str] = "spikenas"
+    benchmark: ClassVar[str] = "SpikeNAS-Bench"
+    known: ClassVar[tuple[str, ...]] = OPERATIONS
     paper: ClassVar[Paper] = Paper(
         "sun2025spikenasbench", "SpikeNAS-Bench: Benchmarking NAS Algorithms for Spiking Neural Network Architecture",
         "Sun, Gengchen and Liu, Zhengkun and Gan, Lin and Su, Hang and Li, Ting and Zhao, Wenfeng and Sun, Biao",
@@ -153,14 +156,17 @@ class SpikeNAS:
     cluster: int = 10
     steps: int = 5
     neuron: MakeNeuron | None = None
+    operations: tuple[str, ...] = OPERATIONS
 
     def space(self, shape: tuple[int, int, int], classes: int) -> Space:
         """The space for images of `shape` (C, H, W), at least 4 pixels a side; a stem with strides brings them to 32."""
         if min(shape[1:]) < 4:
             raise NetwrightError(f"The space {self.name!r} halves the image twice: it needs 4 pixels a side, got {shape[1:]}.")
-        edges: dict[str, Any] = {f"e{a}{b}": choice(*OPERATIONS) for a, b in EDGES}
-        rest: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Space(self.name, Cells(**edges, shape=shape, classes=classes, **rest))
+        return Space(self.name, Cells(**self.edges, shape=shape, classes=classes, **self.common()))
+
+    def probe(self, kind: str) -> nn.Module:
+        return Cells(**self.alone(kind), shape=(1, 8, 8), classes=2, width=4, hidden=8, cluster=2, steps=self.steps,
+                     neuron=self.neuron).build()  # fmt: skip
 
     @classmethod
     def from_number(cls, number: int) -> Arch:
@@ -178,17 +184,3 @@ class SpikeNAS:
     def number(arch: Arch) -> int:
         """The benchmark's number of an architecture."""
         return sum(OPERATIONS.index(arch[f"e{a}{b}"]) * 5**i for i, (a, b) in enumerate(EDGES))
-
-    @staticmethod
-    def format(arch: Arch) -> str:
-        """As NAS-Bench-201 writes cells: ``|low~0|+|skip~0|none~1|+|high~0|none~1|low~2|``, node by node with its sources."""
-        return write(arch)
-
-    @classmethod
-    def parse(cls, text: str) -> Arch:
-        """What `format` writes.
-
-        Raises:
-            NetwrightError: another form, or an operator that is not in the space.
-        """
-        return read(text, cls.name, "SpikeNAS-Bench", OPERATIONS)

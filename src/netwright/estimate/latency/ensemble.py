@@ -46,4 +46,5 @@ class EnsembleTransfer(LatencyMethod):
         mean = np.einsum("m,mn->n", weights, np.stack([e.us for e in found]))
         spread = np.stack([e.deviation**2 + (e.us - mean) ** 2 for e in found])
         error = float(np.sqrt(weights @ np.array([e.error**2 for e in found])))
-        return LatencyEstimate(mean, np.sqrt(np.einsum("m,mn->n", weights, spread)), error)
+        ratios = np.einsum("m,mn->n", weights, np.stack([e.ratios for e in found]))
+        return LatencyEstimate(mean, np.sqrt(np.einsum("m,mn->n", weights, spread)), error, ratios)

@@ -37,7 +37,8 @@ class KernelTransfer(LatencyMethod):
 
     Attributes:
         noise: variance of a measurement that nothing explains, where measurements have variance 1.
-        operators: variance s of what the new device's operators have of their own.
+        operators: variance s of what the new device's operators have of their own; 1 where no device is known, as then all
+            that they have is their own.
         smooth: read the known devices through their tables of operators; True also forces this for cells, whose latency is
             only nearly additive.
         log: regress logarithms; by default where the table's latencies span more than a factor 10.
@@ -68,5 +69,6 @@ class KernelTransfer(LatencyMethod):
     def estimate(self, table: LatencyTable, rows: Rows, us: Array) -> LatencyEstimate:
         hot = table.one_hot
         length = np.sqrt(max(1e-12, (hot * hot).sum(1).mean()))
-        z = np.c_[self.features(table), np.sqrt(self.operators) * hot / length]
+        own = self.operators if table.devices else 1.0
+        z = np.c_[self.features(table), np.sqrt(own) * hot / length]
         return posterior(z, rows, us, self.noise, self.domain(table))

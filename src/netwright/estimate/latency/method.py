@@ -32,11 +32,13 @@ class LatencyEstimate:
         us: [N] microseconds.
         deviation: [N] how far off they may be, in microseconds; its scale is a guess from few measurements, to be calibrated.
         error: root mean square error of the measurements, each left out in turn, in microseconds.
+        ratios: [n] these errors by the deviations that are predicted without the measurement, without their signs.
     """
 
     us: Array
     deviation: Array
     error: float
+    ratios: Array
 
 
 class LatencyMethod(ABC):
@@ -77,9 +79,13 @@ def posterior(z: Array, rows: Rows, us: Array, noise: float, log: bool) -> Laten
     reach = z @ few.T
     variance = (z * z).sum(1) - np.einsum("ij,jk,ik->i", reach, inverse, reach) + noise
     left_out = weighted / np.diag(inverse)
-    deviation = scale * np.sqrt(variance.clip(min=noise) * np.mean(left_out**2 * np.diag(inverse)))
+    level = np.sqrt(np.mean(left_out**2 * np.diag(inverse)))
+    deviation = scale * np.sqrt(variance.clip(min=noise)) * level
+    ratios = np.abs(left_out) * np.sqrt(np.diag(inverse)) / max(level, 1e-12)
     if log:
         # beyond what was measured, an exponential may leave every bound: nothing is 20 times beyond all measurements
         mean = np.exp(np.clip(mean, y.min() - 3, y.max() + 3))
-        return LatencyEstimate(mean, mean * deviation, float(np.sqrt(np.mean((us * np.expm1(-scale * left_out)) ** 2))))
-    return LatencyEstimate(np.maximum(mean, us.min() / 20), deviation, float(scale * np.sqrt(np.mean(left_out**2))))
+        error = float(np.sqrt(np.mean((us * np.expm1(-scale * left_out)) ** 2)))
+        return LatencyEstimate(mean, mean * deviation, error, ratios)
+    error = float(scale * np.sqrt(np.mean(left_out**2)))
+    return LatencyEstimate(np.maximum(mean, us.min() / 20), deviation, error, ratios)

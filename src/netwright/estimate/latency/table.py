@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from netwright.core.errors import DataError
+from netwright.core.graph import Graph
+from netwright.core.space import Arch
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
 WIDE = 10.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,7 @@ class LatencyTable:
     counts: Array = field(default_factory=lambda: np.empty((0, 0)))
     operators: NDArray[np.str_] | None = None
     groups: tuple[str, ...] = ()
+    _remembered: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n, d = len(self.archs), len(self.devices)
@@ -96,6 +101,24 @@ class LatencyTable:
         operators = np.array([n.split(separator) for n in names]) if separator else None
         return cls(names, tuple(devices), us, counted, operators, tuple((groups or {}).get(d, d) for d in devices))
 
+    @classmethod
+    def of_graphs(cls, graphs: Mapping[Arch, Graph]) -> LatencyTable:
+        """Architectures of one space that no device is known for: what can be counted, and what was chosen in each place.
+
+        Args:
+            graphs: architecture -> its graph; one without weights will do. Counted are MACs, parameters, bytes of activations
+                and operations.
+
+        Raises:
+            DataError: no architecture, or architectures of several spaces.
+        """
+        spaces = {(a.space, tuple(name for name, _ in a.values)) for a in graphs}
+        if len(spaces) != 1:
+            raise DataError(f"A latency table got architectures of {len(spaces)} spaces: give those of one.")
+        counts = np.array([[g.macs, g.parameters, g.activation_bytes, len(g.nodes)] for g in graphs.values()], np.float64)
+        operators = np.array([[str(v) for _, v in a.values] for a in graphs])
+        return cls(tuple(graphs), (), np.empty((len(graphs), 0)), counts, operators)
+
     @cached_property
     def row(self) -> dict[Hashable, int]:
         return {a: i for i, a in enumerate(self.archs)}
@@ -121,6 +144,13 @@ class LatencyTable:
     def without(self, group: str) -> LatencyTable:
         """The table without the columns of one group."""
         return self.only([i for i, g in enumerate(self.groups) if g != group])
+
+    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for a key: what follows from the table alone, whatever is measured."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        found: T = self._remembered[key]
+        return found
 
     @cached_property
     def wide(self) -> bool:

@@ -5,37 +5,36 @@ What to measure needs no label: greedy D-optimal design, the next architecture i
     a* = argmax z(a)^T P z(a),     P <- P - (P z)(P z)^T / (noise + z^T P z),     P = I at first      (Fedorov, 1972)
 
 Intervals are calibrated over devices. Each known device plays the new one: the columns of its group leave the table, what is
-proposed without them is measured, and the score of every other architecture is r(a) = |y(a) - predicted(a)| / deviation(a).
+proposed without them is measured, and every other architecture has a score
 
-    log t_d ~ N(m, s^2)      t_d: root mean square score of known device d; m, s: mean and deviation over the G devices
-    q = quantile of exp(m + s sqrt(1 + 1/G) T) * u,    T ~ Student, G - 1 degrees of freedom;  u: all r / t_d, pooled
-    interval: predicted -+ deviation * q
+    r_d(a) = |y(a) - predicted(a)| / deviation(a)
+    interval: predicted -+ q deviation,       q: the quantile of the scores of all known devices, pooled at equal weights
 
-The pooled quantile of the scores themselves (Dunn, Wasserman and Ramdas, Distribution-free prediction sets for two-layer
-hierarchical models, JASA 2022) is right for many devices and too short for few, hence the spread between devices is predicted
-as that of one more. Proposals must be replayed: those for the new device are spread over the known ones and suit each of them
-too well (in a simulation with 9 devices intervals for 90 % then held 80 %, and 91 % with replay). The level is kept on average
-over devices, if yours is like the known ones drawn at random; on one device it may be more or less. With fewer than three
-known devices, or all in one group, there is no interval.
+(Dunn, Wasserman and Ramdas, Distribution-free prediction sets for two-layer hierarchical models, JASA 2022). The level is kept on
+average over devices, if yours is like the known ones drawn at random; on one device it may be more or less. Proposals must be
+replayed: those for the new device are spread over the known ones and suit each of them too well. With fewer than three known
+devices, or one group, the interval is the jackknife's: q is the k-th smallest of the n left-out errors over their deviations,
+k = ceil((n + 1) coverage), and infinite where k > n, so that 90 % takes nine measurements.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import t as student
 
 from netwright.core.cost import Quantity
 from netwright.core.errors import DataError
 from netwright.estimate.latency.kernel import KernelTransfer
 from netwright.estimate.latency.method import FREE, LatencyEstimate, LatencyMethod
-from netwright.estimate.latency.table import Array, LatencyTable
+from netwright.estimate.latency.table import Array, LatencyTable, Rows
 
 FEWEST = 3
 LEVELS = (np.arange(200) + 0.5) / 200
+REPLAYS, POOL = 5, 2000
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,12 @@ class LatencyTransfer:
         return cls(table, dict(measured), method or KernelTransfer(), coverage, proposed)
 
     @cached_property
-    def _estimate(self) -> LatencyEstimate:
+    def estimate(self) -> LatencyEstimate:
+        """What the method says of all architectures of the table, its deviations not yet calibrated.
+
+        Raises:
+            DataError: fewer than three measurements.
+        """
         if len(self.measured) < FEWEST:
             found = len(self.measured)
             raise DataError(
@@ -104,31 +108,34 @@ class LatencyTransfer:
 
     @cached_property
     def quantile(self) -> float:
-        """q: how many deviations an interval reaches; infinite with fewer than three known devices, or one group."""
+        """q: how many deviations an interval reaches."""
         rows = self.table.rows(self.measured)
-        scales, shapes = [], []
+        which = len(rows) if self.proposed else tuple(rows.tolist())
+        scores = self.table.remember(("scores", repr(self.method), which), lambda: self._replayed(rows))
+        if len(scores) < FEWEST:
+            ratios = np.sort(self.estimate.ratios)
+            place = math.ceil((len(ratios) + 1) * self.coverage)
+            return float(ratios[place - 1]) if place <= len(ratios) else np.inf
+        return float(np.quantile(np.concatenate([*scores.values()]), self.coverage))
+
+    def _replayed(self, rows: Rows) -> dict[str, Array]:
+        """Known device -> quantiles of its scores where it plays the new one; nothing with a single group."""
+        found: dict[str, list[Array]] = {}
         groups = sorted(set(self.table.groups))
         for group in groups if len(groups) > 1 else ():
             others = self.table.without(group)
-            if self.proposed:
-                replay = LatencyTransfer(others, {}, self.method).propose(len(rows), np.random.default_rng(0))
-                rows = others.rows(replay)
-            for column in self.table.us[:, [g == group for g in self.table.groups]].T:
-                seen = rows[~np.isnan(column[rows])]
-                held = ~np.isnan(column)
-                held[seen] = False
-                if len(seen) < FEWEST or not held.any():
-                    continue
-                found = self.method.estimate(others, seen, column[seen])
-                scores = np.abs(column - found.us)[held] / np.maximum(found.deviation[held], 1e-9)
-                scale = np.sqrt(np.mean(scores**2)) + 1e-9
-                scales.append(np.log(scale))
-                shapes.append(np.quantile(scores / scale, LEVELS))
-        g = len(scales)
-        if g < 3:
-            return np.inf
-        another = np.mean(scales) + np.std(scales, ddof=1) * np.sqrt(1 + 1 / g) * student.ppf(LEVELS, g - 1)
-        return float(np.quantile(np.exp(another)[:, None] * np.concatenate(shapes), self.coverage))
+            blind = LatencyTransfer(others, {}, self.method)
+            # where all architectures are candidates, proposals differ by ties alone
+            for seed in range(REPLAYS if self.proposed and len(others.archs) > POOL else 1):
+                seen = others.rows(blind.propose(len(rows), np.random.default_rng(seed))) if self.proposed else rows
+                for device, column in zip(self.table.devices, self.table.us.T, strict=True):
+                    here, held = seen[~np.isnan(column[seen])], ~np.isnan(column)
+                    held[here] = False
+                    if device not in others.devices and len(here) >= FEWEST and held.any():
+                        e = self.method.estimate(others, here, column[here])
+                        scores = np.abs(column - e.us)[held] / np.maximum(e.deviation[held], 1e-9)
+                        found.setdefault(device, []).append(np.quantile(scores, LEVELS))
+        return {device: np.concatenate(scores) for device, scores in found.items()}
 
     def predict(self, archs: Iterable[Hashable]) -> Prediction:
         """Latencies of architectures of the table on the new device. What was measured keeps its measurement, as an interval of
@@ -139,14 +146,14 @@ class LatencyTransfer:
         """
         asked = list(archs)
         rows = self.table.rows(asked)
-        median, reach = self._estimate.us[rows], self._estimate.deviation[rows] * self.quantile
+        median, reach = self.estimate.us[rows], self.estimate.deviation[rows] * self.quantile
         low, high = np.maximum(median - reach, 0.0), median + reach
         for i, arch in enumerate(asked):
             if arch in self.measured:
                 median[i] = low[i] = high[i] = self.measured[arch]
         return Prediction(median, low, high)
 
-    def propose(self, n: int, generator: np.random.Generator, pool: int = 2000, noise: float = 0.1) -> tuple[Hashable, ...]:
+    def propose(self, n: int, generator: np.random.Generator, pool: int = POOL, noise: float = 0.1) -> tuple[Hashable, ...]:
         """Which `n` architectures to measure next, D-optimal behind those that are measured already.
 
         Args:
@@ -196,6 +203,7 @@ class LatencyTransfer:
                 if known.predict([arch]).low[0] > limit_us:
                     continue
                 known = replace(known, measured={**known.measured, arch: measure(arch)})
+                known.__dict__["quantile"] = self.quantile  # replaying the known devices anew for each would take longer
             if known.measured[arch] <= limit_us:
                 return arch, Quantity(known.measured[arch], "us", "measured"), known
         tried = len(known.measured) - len(self.measured)

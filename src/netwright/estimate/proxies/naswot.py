@@ -46,8 +46,8 @@ class NASWOT(Proxy):
         def keep(args: Any, _: Any) -> None:
             value: Tensor = args[0]
             if len(value) == len(x):
-                code = (value.flatten(1) > 0).float()
-                kernels.append((code @ code.T + (1 - code) @ (1 - code).T).double())
+                code = torch.where(value.flatten(1) > 0, 1.0, -1.0)
+                kernels.append(((code @ code.T).double() + code.shape[1]) / 2)
 
         with Watch(dict.fromkeys(RECTIFIERS, keep), early=True):
             network(x)

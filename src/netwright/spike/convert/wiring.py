@@ -171,6 +171,9 @@ class Wiring(ABC):
             return vector
         if value.numel() == 1:
             return value.reshape(1).expand(x.shape[1])
+        if value.dim() == len(x.shape) > 1:
+            each = value[(slice(0, 1), slice(None), *(slice(0, 1) for _ in x.shape[2:]))]
+            value = each if torch.equal(each.expand_as(value), value) else value
         aligned = (1,) * (len(x.shape) - value.dim()) + tuple(value.shape)
         if len(aligned) != len(x.shape) or any(d != 1 for i, d in enumerate(aligned) if i != 1):
             raise self.refuse(way_out="Constants must be numbers or one value a channel.")

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from netwright.core.errors import NetwrightError
 from netwright.core.paper import Paper
-from netwright.spike.layers import OverTime, Spiking
+from netwright.spike.layers import Firing, OverTime, Spiking
 from netwright.spike.neurons import LIF
 
 
@@ -31,6 +32,26 @@ class Family:
     def build(self) -> nn.Module:
         """The network: images [N, C, H, W] or sequences [N, T, C] to logits [N, classes]."""
         raise NotImplementedError
+
+
+class Recurrent(nn.Module):
+    """A network of one layer of neurons over sequences, which are no `Spiking` layers of their own."""
+
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes [T, N, ..., neurons] of sequences x and the potentials after the last step, [N, ..., neurons]."""
+        raise NotImplementedError
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The spikes alone."""
+        return self.run(x)[0]
+
+    def firing(self, x: Tensor) -> dict[str, Firing]:
+        """What the neurons did on x, for every region where there are several."""
+        with torch.no_grad():
+            spikes, potentials = self.run(x)
+        if spikes.dim() == 3:
+            return {"neurons": Firing.of(spikes, potentials)}
+        return {f"region_{i}": Firing.of(spikes[:, :, i], potentials[:, i]) for i in range(spikes.shape[2])}
 
 
 PUBLISHED = LIF(tau=2.0, reset="hard")  # of the spiking transformers: hard reset to 0 without gradient

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from netwright.core.paper import Paper
-from netwright.spike.models.family import Family, sequences
+from netwright.spike.models.family import Family, Recurrent, sequences
 from netwright.spike.neurons import linear_scan
 from netwright.spike.surrogates import ARCTAN, Surrogate
 
@@ -74,7 +74,7 @@ class LeakyReadout(nn.Module):
         return linear_scan(c, (1 - c) * self.of_spikes(spikes))[-1] + self.bias
 
 
-class LifRnnNet(nn.Module):
+class LifRnnNet(Recurrent):
     """[N, T, channels] or [N, C, H, W] -> [N, classes]."""
 
     def __init__(self, c: LifRnn):
@@ -84,8 +84,8 @@ class LifRnnNet(nn.Module):
         self.leak = nn.Parameter(leak(spread(c.taus, c.width)))
         self.readout = LeakyReadout(c.width, c.classes, c.readout_tau)
 
-    def spikes(self, x: Tensor) -> Tensor:
-        """[T, N, width] of sequences."""
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes [T, N, width] and the last potentials."""
         given, a = self.of_input(sequences(x)), torch.sigmoid(self.leak)
         gain = torch.sqrt(1 - a * a)
         u = s = torch.zeros_like(given[0])
@@ -94,7 +94,7 @@ class LifRnnNet(nn.Module):
             u = a * (u - s.detach()) + gain * (current + self.of_spikes(s))
             s = self.surrogate(u - 1)
             sent.append(s)
-        return torch.stack(sent)
+        return torch.stack(sent), u
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.readout(self.spikes(x))

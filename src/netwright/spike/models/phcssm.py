@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from netwright.core.errors import UnknownName
 from netwright.core.paper import Paper
-from netwright.spike.models.family import Family, sequences
+from netwright.spike.models.family import Family, Recurrent, sequences
 from netwright.spike.models.lif_rnn import LeakyReadout, leak, spread
 from netwright.spike.neurons import linear_scan
 from netwright.spike.surrogates import ARCTAN, Surrogate
@@ -113,7 +113,7 @@ def delayed(s: Tensor) -> Tensor:
 Settled = tuple[Tensor, Tensor, Tensor]  # potentials h, spikes s and their traces z after a step, each [N, regions, width]
 
 
-class PHCSSMNet(nn.Module):
+class PHCSSMNet(Recurrent):
     """[N, T, channels] or [N, C, H, W] -> [N, classes]."""
 
     def __init__(self, c: PHCSSM):
@@ -139,15 +139,15 @@ class PHCSSMNet(nn.Module):
             parts[r] = parts[r] + self.synapses[f"{p}_{r}"](sent[..., p, :])
         return torch.stack([part if isinstance(part, Tensor) else torch.zeros_like(s[..., 0, :]) for part in parts], -2)
 
-    def spikes(self, x: Tensor) -> Tensor:
-        """Spikes of the last round, [T, N, regions, width]: all steps at once, round after round."""
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes of the last round, [T, N, regions, width], and the last potentials: all steps at once, round after round."""
         given, a = self.given(sequences(x)), torch.sigmoid(self.leak)
-        s = torch.zeros_like(given)
+        s = h = torch.zeros_like(given)
         for k in range(self.config.loops):
             current = given + self.transmitted(s, delayed(s)) if k else given
             h = linear_scan(a, torch.sqrt(1 - a * a) * current)
             s = self.surrogate(h - self.threshold(self.trace(s)))
-        return s
+        return s, h[-1]
 
     @property
     def surrogate(self) -> Surrogate:

@@ -7,7 +7,7 @@ tau counts time steps; theta and v are in the unit of the current. The forward E
 and Kistler 2002 with one step as the unit of time; tau = inf without `decay_input` is integrate-and-fire.
 
 Without reset the potential is linear in the current, and all steps are computed at once by a linear scan (`scan`), to the
-rounding of the sums.
+rounding of the sums. `Leaky` is what these equations need of a neuron, whether its leak is fixed (`LIF`) or learnt (`PLIF`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,47 @@ from netwright.spike.neurons.neuron import Neuron, Reset, fire
 from netwright.spike.neurons.scan import linear_scan
 from netwright.spike.surrogates import ARCTAN, Surrogate
 
+Gain = float | Tensor
 GERSTNER = Paper(
     "gerstner2002spiking", "Spiking Neuron Models: Single Neurons, Populations, Plasticity",
     "Gerstner, Wulfram and Kistler, Werner M.", "Cambridge University Press", 2002, "https://doi.org/10.1017/CBO9780511815706",
 )  # fmt: skip
 
 
+class Leaky(Neuron):
+    """The equations above, for a neuron that has `gains`, `theta`, `reset`, `detach_reset` and `surrogate`."""
+
+    theta: float
+    reset: Reset
+    detach_reset: bool
+    surrogate: Surrogate
+
+    @property
+    def gains(self) -> tuple[Gain, Gain]:
+        """(a, b) of u = a v + b x."""
+        raise NotImplementedError
+
+    def start(self, like: Tensor) -> Tensor:
+        return torch.zeros_like(like)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.gains
+        return fire(a * state + b * x, self.theta, self.surrogate, self.reset, self.detach_reset)
+
+    @property
+    def parallel(self) -> bool:
+        return self.reset == "none"
+
+    def scan(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.parallel:
+            return super().scan(current, state)
+        a, b = self.gains
+        u = linear_scan(a, b * current, state)
+        return self.surrogate(u - self.theta), u[-1]
+
+
 @dataclass(frozen=True)
-class LIF(Neuron):
+class LIF(Leaky):
     """The same leak and threshold for all neurons; `PLIF` learns the leak.
 
     Attributes:
@@ -61,23 +94,4 @@ class LIF(Neuron):
 
     @property
     def gains(self) -> tuple[float, float]:
-        """(a, b) of the equation above."""
         return 1 - 1 / self.tau, 1 / self.tau if self.decay_input else 1.0
-
-    def start(self, like: Tensor) -> Tensor:
-        return torch.zeros_like(like)
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = self.gains
-        return fire(a * state + b * x, self.theta, self.surrogate, self.reset, self.detach_reset)
-
-    @property
-    def parallel(self) -> bool:
-        return self.reset == "none"
-
-    def scan(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.parallel:
-            return super().scan(current, state)
-        a, b = self.gains
-        u = linear_scan(a, b * current, state)
-        return self.surrogate(u - self.theta), u[-1]

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from netwright.core.errors import NetwrightError
 from netwright.core.paper import Paper
-from netwright.spike.neurons.neuron import Neuron, Reset, fire
-from netwright.spike.neurons.scan import linear_scan
+from netwright.spike.neurons.lif import Leaky
+from netwright.spike.neurons.neuron import Reset
 from netwright.spike.surrogates import ARCTAN, ArcTan, Surrogate
 
 
-class PLIF(nn.Module, Neuron):
+class PLIF(nn.Module, Leaky):
     """A layer's neurons with one learnt leak.
 
     Args:
@@ -61,24 +61,5 @@ class PLIF(nn.Module, Neuron):
 
     @property
     def gains(self) -> tuple[Tensor, Tensor | float]:
-        """(a, b) of u = a v + b x."""
         rate = torch.sigmoid(self.w)
         return 1 - rate, rate if self.decay_input else 1.0
-
-    def start(self, like: Tensor) -> Tensor:
-        return torch.zeros_like(like)
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = self.gains
-        return fire(a * state + b * x, self.theta, self.surrogate, self.reset, self.detach_reset)
-
-    @property
-    def parallel(self) -> bool:
-        return self.reset == "none"
-
-    def scan(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.parallel:
-            return super().scan(current, state)
-        a, b = self.gains
-        u = linear_scan(a, b * current, state)
-        return self.surrogate(u - self.theta), u[-1]
