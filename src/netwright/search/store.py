@@ -7,9 +7,7 @@ own beside this store: what it proposes is a function of the finished trials and
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,23 +20,12 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from netwright.core.errors import NetwrightError
+from netwright.core.logs import quiet
 from netwright.core.space import Arch, Domain, Space
 from netwright.core.trial import Trial
 from netwright.search.objective import Score
 
 Params = dict[str, Any]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Optuna's own log lines below warning are held back for a while; its level is put back afterwards."""
-    logger = logging.getLogger("optuna")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def distribution(domain: Domain) -> BaseDistribution:
@@ -80,7 +67,7 @@ class Store:
         """
         if not objectives:
             raise NetwrightError("A search needs at least one objective.")
-        with quiet():
+        with quiet("optuna"):
             study = optuna.create_study(
                 storage=_storage(path),
                 study_name=name or space.name,
@@ -108,7 +95,7 @@ class Store:
 
     def propose(self, sampler: BaseSampler | None = None, arch: Arch | None = None) -> tuple[Arch, optuna.Trial]:
         """Start a trial: an architecture that waits to be tried again, else `arch`, else what `sampler` proposes."""
-        with quiet():
+        with quiet("optuna"):
             if arch is not None and not self._frozens(TrialState.WAITING):
                 self.study.enqueue_trial(dict(arch.values))
             self.study.sampler = sampler or RandomSampler(seed=0)
@@ -117,7 +104,7 @@ class Store:
 
     def finish(self, trial: optuna.Trial, score: Score) -> None:
         """Commit the values of a running trial."""
-        with quiet():
+        with quiet("optuna"):
             for key, value in score.violations.items():
                 trial.set_constraint(key, value)
             trial.set_user_attr("how", dict(score.how))
@@ -125,7 +112,7 @@ class Store:
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
         """Commit that a running trial gave no values."""
-        with quiet():
+        with quiet("optuna"):
             trial.set_user_attr("failed", reason)
             self.study.tell(trial, state=TrialState.FAIL)
 
@@ -133,7 +120,7 @@ class Store:
         """Trials that a killed process left running are failed, and their architectures wait to be tried again."""
         waiting = [t.system_attrs.get("fixed_params") for t in self._frozens(TrialState.WAITING)]
         running = self._frozens(TrialState.RUNNING)
-        with quiet():
+        with quiet("optuna"):
             for trial in running:
                 # a trial killed while it was being drawn has not all its decisions: it was not evaluated either
                 if trial.params.keys() == self.space.decisions.keys() and trial.params not in waiting:

@@ -17,8 +17,7 @@ tails that one weight cannot serve.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,23 +27,13 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import GPSampler
 
 from netwright.core.errors import NetwrightError
+from netwright.core.logs import quiet
 from netwright.core.paper import Paper
 from netwright.estimate.predictors.ensemble import blend
 from netwright.estimate.predictors.role import Held, Learned, Predictor, features, tau
 from netwright.estimate.tables.features import Array, Features
 
 CLIP = 4.0
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("optuna")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def proxies(x: Features) -> Array:
@@ -112,7 +101,7 @@ class RoBoT(Predictor):
         """The weights [count] of the largest `value` among `trials`, the first of which may be given."""
         space = {f"w{p}": FloatDistribution(-1.0, 1.0) for p in range(count)}
         best, found = -np.inf, np.zeros(count)
-        with _quiet():
+        with quiet("optuna", logging.ERROR):
             sampler = GPSampler(seed=int(rng.integers(2**31)), n_startup_trials=self.start)
             study = optuna.create_study(direction="maximize", sampler=sampler)
             if first is not None:
